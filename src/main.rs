@@ -1,0 +1,22 @@
+//! Picks the role, by the name hob was called by or by subcommand; nothing else.
+
+#![deny(unsafe_code)]
+
+mod cli;
+mod client;
+mod config;
+mod control;
+mod daemon;
+mod logger;
+mod pidproxy;
+mod plan;
+mod probe;
+mod release;
+mod supervisor;
+#[allow(unsafe_code)]
+mod sys;
+mod wire;
+
+fn main() {
+    cli::main()
+}

@@ -1,0 +1,257 @@
+//! What is to run: the checked, complete description that every config format becomes.
+//!
+//! Plain data. Names are resolved, users are numbers, paths are absolute, variables that hob itself
+//! expands are expanded, so nothing here needs a file or a look-up again. `config` makes a plan,
+//! `supervisor` decides by it, `daemon` and `logger` carry it out.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// Everything that is to run.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// The running copies of services, in the order of the file.
+    pub instances: Vec<Instance>,
+    /// The processes of all instances, in the order of the file. Names are unique and `after` has no cycle.
+    pub specs: Vec<Spec>,
+    pub exit_when: ExitWhen,
+    /// Signals (by number) to pass on to processes when hob gets them: signal to process ids (`group:process`).
+    pub relay_signals: BTreeMap<i32, Vec<String>>,
+}
+
+/// One running copy of a service: `www` while there is one, `www.0`, `www.1`, ... when scaled.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Instance {
+    /// Also the group of its processes in supervisord's sense.
+    pub name: String,
+    pub service: String,
+    pub number: u32,
+    pub home: PathBuf,
+    /// The pushed tree: the directory that holds the dotcloud.yml.
+    pub code: PathBuf,
+    pub log_dir: PathBuf,
+    pub ports: Vec<Port>,
+    /// The complete run environment of the instance, before a process adds its own.
+    pub env: BTreeMap<String, String>,
+    pub user: Option<Identity>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Port {
+    pub name: String,
+    pub protocol: Protocol,
+    pub number: u16,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    Http,
+    Tcp,
+    Udp,
+}
+
+/// A user with everything that becoming it needs; looked up once, when the plan is made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    pub name: String,
+    pub uid: u32,
+    pub gid: u32,
+    /// All supplementary groups, the primary one included.
+    pub groups: Vec<u32>,
+    pub home: PathBuf,
+    pub shell: PathBuf,
+}
+
+/// The name of a process. Shown as `group:process`, or as one word when both are the same.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Name {
+    pub group: String,
+    pub process: String,
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.group == self.process { f.write_str(&self.group) } else { write!(f, "{}:{}", self.group, self.process) }
+    }
+}
+
+/// One process: the unit that is started, stopped and logged.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Spec {
+    pub name: Name,
+    pub command: Command,
+    pub directory: PathBuf,
+    /// The complete environment, but for what hob adds for one run (NOTIFY_SOCKET, its marker).
+    pub env: BTreeMap<String, String>,
+    /// Sourced by a shell first, if it exists at the moment of the start.
+    pub profile: Option<PathBuf>,
+    pub user: Option<Identity>,
+    pub umask: Option<u32>,
+    pub limits: Limits,
+    pub priority: i32,
+    pub autostart: bool,
+    /// Names (as displayed) of those that must be ready before this one starts, and that stop after it.
+    pub after: Vec<Name>,
+    pub restart: Restart,
+    pub stop: Stop,
+    pub ready: Option<Ready>,
+    pub health: Option<Health>,
+    /// The daemonized server's pid file: the command is run under the built-in pidproxy.
+    pub pidfile: Option<PathBuf>,
+    pub log: LogSpec,
+}
+
+/// A command line as it was written, and what was understood of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Command {
+    pub line: String,
+    pub kind: CommandKind,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CommandKind {
+    /// Nothing in it needs a shell: these are its words, a leading `~/` already made absolute.
+    /// Still started by a shell if there is a profile to source.
+    Words(Vec<String>),
+    /// A simple command (no operators, no builtin, no leading assignment) with something for a shell to
+    /// expand: the shell expands it and the program takes the shell's place, so that the pid is its own.
+    Simple,
+    /// Anything else: runs in the shell, as written.
+    Script,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// RLIMIT_NOFILE, soft and hard.
+    pub nofile: Option<u64>,
+    /// -20 to 19.
+    pub nice: Option<i32>,
+    /// -1000 to 1000.
+    pub oom_score_adj: Option<i32>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Autorestart {
+    Always,
+    Never,
+    /// Only after an exit code that is not among the expected ones, or a signal.
+    Unexpected,
+}
+
+/// When a process that has ended is started again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restart {
+    pub autorestart: Autorestart,
+    pub exitcodes: Vec<u8>,
+    /// How long a process must live for its start to count as good.
+    pub startsecs: Duration,
+    /// How many more tries follow a first one that failed; `None` never gives up.
+    pub startretries: Option<u32>,
+    /// The first wait after a death within `startsecs`; doubles up to `delay_max`.
+    pub delay: Duration,
+    pub delay_max: Duration,
+    /// Runs to its end once; what is `after` it waits for a good exit.
+    pub oneshot: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stop {
+    /// A signal number.
+    pub signal: i32,
+    /// Between the stop signal and SIGKILL.
+    pub wait: Duration,
+    /// How long a process is not ready before it gets its stop signal.
+    pub drain: Duration,
+}
+
+/// How a process tells that it is ready.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ready {
+    pub by: ReadyBy,
+    /// A start that takes longer has failed: the run is stopped and counts as an early death.
+    pub within: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ReadyBy {
+    /// READY=1 on NOTIFY_SOCKET (sd_notify(3)).
+    Notify,
+    Probe(Probe),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    pub probe: Probe,
+    pub every: Duration,
+    /// So many failures in a row mean a restart.
+    pub failures: u32,
+}
+
+/// One question to a process; asked in a process of its own, see `crate::probe`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Probe {
+    pub ask: Ask,
+    pub timeout: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ask {
+    /// Any answer below 500 counts. `http://host:port/path` or `unix:/path/to.sock:/path`.
+    Http(String),
+    /// `host:port`; a connection that is accepted counts.
+    Tcp(String),
+    /// A command line run by a shell with the process's user, environment and directory; status 0 counts.
+    Exec(String),
+}
+
+/// Where the output of a process goes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogSpec {
+    pub path: PathBuf,
+    /// With `split_stderr`; otherwise both go to `path`, in order.
+    pub stderr_path: Option<PathBuf>,
+    /// Bytes in one file; 0 never rotates.
+    pub max_bytes: u64,
+    /// Rotated files kept: `path.1` is the newest.
+    pub backups: u32,
+    /// Bytes in all files of this log together; 0 is no cap.
+    pub max_total: u64,
+    /// Rotated files older than this are deleted.
+    pub max_age: Option<Duration>,
+    pub timestamps: bool,
+    pub on_full: OnFull,
+    /// Copied to hob's own stdout with a `name | ` prefix.
+    pub console: bool,
+    /// uid and gid that own the files.
+    pub owner: Option<(u32, u32)>,
+}
+
+/// What to do with output that the disk does not take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnFull {
+    /// The program waits.
+    #[default]
+    Block,
+    DropOldest,
+    DropNewest,
+}
+
+/// When hob itself ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ExitWhen {
+    #[default]
+    Never,
+    AnyFatal,
+    AllExited,
+}

@@ -1,0 +1,6 @@
+//! Every syscall and all unsafe code; knows nothing of hob.
+//!
+//! One syscall per function, a SAFETY comment on each unsafe block that says whose promise makes it sound, and
+//! safe types out (`OwnedFd`, `Pid`). A file per topic.
+
+pub mod clock;

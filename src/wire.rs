@@ -1,0 +1,133 @@
+//! The JSON shapes that both ends of the control socket use. Documented in hob-api(7).
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// One process, as `GET /v1/processes` lists it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Process {
+    /// As shown to a person: `www:hello`, or `www` when group and process are the same word.
+    pub name: String,
+    pub group: String,
+    pub process: String,
+    /// supervisord's state name and number.
+    pub state: String,
+    pub statecode: u32,
+    pub pid: Option<i32>,
+    /// Unix time, in seconds, of the last change of state.
+    pub since: f64,
+    /// Seconds since the current run began; absent when nothing runs.
+    pub uptime: Option<f64>,
+    /// Runs after the first one.
+    pub restarts: u64,
+    /// False while a running process has not said it is ready, drains, or fails its health probe.
+    pub ready: bool,
+    pub last_exit: Option<LastExit>,
+    /// Seconds until the next try, in BACKOFF.
+    pub next_try: Option<f64>,
+    /// Why it is in this state, in words.
+    pub why: String,
+    /// Names of the processes it waits for before it starts or stops.
+    pub waits_for: Vec<String>,
+    /// What a stop could not end: `4711 (helper)`.
+    pub survivors: Vec<String>,
+    pub logfile: String,
+    pub stderr_logfile: Option<String>,
+    pub command: String,
+    /// A trouble that does not stop it: a log that cannot be written, a limit that could not be set.
+    pub troubles: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LastExit {
+    /// `exited with code 1`, `killed by SIGKILL (9), out of memory`, `cannot exec: no such file or directory`.
+    pub text: String,
+    pub code: Option<u8>,
+    pub signal: Option<i32>,
+    pub oom: bool,
+    /// The step of the start that failed, and its errno.
+    pub stage: Option<String>,
+    pub errno: Option<i32>,
+    /// Unix time in seconds.
+    pub at: f64,
+}
+
+/// `GET /v1/instances`: what runs where.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Instance {
+    pub name: String,
+    pub service: String,
+    pub number: u32,
+    pub home: String,
+    pub code: String,
+    pub log_dir: String,
+    pub ports: Vec<Port>,
+    pub user: Option<String>,
+    pub processes: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Port {
+    pub name: String,
+    pub protocol: String,
+    pub port: u16,
+    /// `http://127.0.0.1:42800/`, `tcp://127.0.0.1:42801`.
+    pub url: String,
+}
+
+/// `GET /v1/instances/NAME/environment`: for `hob run`. Only for root and hob's own user.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Environment {
+    pub home: String,
+    pub profile: Option<String>,
+    pub user: Option<crate::plan::Identity>,
+    pub variables: BTreeMap<String, String>,
+}
+
+/// `GET /v1/info`: the daemon itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Info {
+    pub version: String,
+    pub pid: i32,
+    /// `starting`, `postinstall`, `running`, `stopping`.
+    pub state: String,
+    pub uptime: f64,
+    pub log_dir: String,
+    pub state_dir: String,
+    pub socket: String,
+    pub config: Vec<String>,
+}
+
+/// One line of `GET /v1/events`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    /// Unix time in seconds.
+    pub time: f64,
+    pub name: String,
+    pub from: String,
+    pub to: String,
+    pub why: String,
+    pub pid: Option<i32>,
+    pub exit: Option<LastExit>,
+}
+
+/// The answer to start, stop, restart and signal: one entry for each process that was named.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Outcome {
+    pub name: String,
+    pub ok: bool,
+    pub state: String,
+    /// `started`, `already stopped`, `FATAL: cannot exec ~/missing: no such file or directory`.
+    pub message: String,
+}
+
+/// Any answer with a status of 400 or more.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Failure {
+    /// What could not be done, to what, why, and what to try.
+    pub error: String,
+    /// Every error, where there may be several (a configuration that was refused).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub errors: Vec<String>,
+}
