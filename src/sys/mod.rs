@@ -4,3 +4,6 @@
 //! safe types out (`OwnedFd`, `Pid`). A file per topic.
 
 pub mod clock;
+pub mod limits;
+pub mod proc;
+pub mod process;
