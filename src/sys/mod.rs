@@ -4,6 +4,10 @@
 //! safe types out (`OwnedFd`, `Pid`). A file per topic.
 
 pub mod clock;
+pub mod family;
 pub mod limits;
+pub mod pidfd;
+pub mod poll;
 pub mod proc;
 pub mod process;
+pub mod sigwait;
