@@ -5,9 +5,11 @@
 
 pub mod clock;
 pub mod family;
+pub mod fd;
 pub mod limits;
 pub mod pidfd;
 pub mod poll;
 pub mod proc;
 pub mod process;
 pub mod sigwait;
+pub mod socket;
