@@ -7,3 +7,4 @@ pub mod clock;
 pub mod limits;
 pub mod proc;
 pub mod process;
+pub mod user;
