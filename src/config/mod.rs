@@ -109,6 +109,47 @@ mod tests {
         }
     }
 
+    #[test]
+    fn every_example_is_a_good_stack() {
+        let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf/examples");
+        let readme = std::fs::read_to_string(examples.join("README.md")).unwrap();
+        let mut count = 0;
+        for entry in std::fs::read_dir(&examples).unwrap() {
+            let dir = entry.unwrap().path();
+            if !dir.is_dir() {
+                continue;
+            }
+            count += 1;
+            let (stack, warnings) = super::stack(&dir.join("dotcloud.yml")).unwrap_or_else(|error| panic!("{error}"));
+            assert!(warnings.is_empty(), "{warnings:?}");
+            assert!(dir.join(&stack.services[0].buildscript).is_file(), "{}", dir.display());
+            let name = dir.file_name().unwrap().to_string_lossy().into_owned();
+            assert!(readme.contains(&format!("`{name}`")), "{name}");
+        }
+        assert_eq!(count, 7);
+    }
+
+    #[test]
+    fn a_check_tells_the_problems_of_all_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            std::fs::write(dir.path().join(name), text).unwrap();
+            dir.path().join(name)
+        };
+        let files = [write("hob.toml", "sokcet = 1\n"), write("dotcloud.yml", "www:\n  type: cusotm\n")];
+        let (problems, _) = check(&files, &Overrides::default(), &own_env());
+        assert_eq!(problems.0.len(), 2, "{problems}");
+        let files = [
+            write("hob.toml", ""),
+            write("dotcloud.yml", "www:\n  type: custom\n  process: {command: x, user: no-such}\n"),
+        ];
+        let (problems, _) = check(&files, &Overrides::default(), &own_env());
+        assert!(
+            problems.to_string().contains("dotcloud.yml:3:32: service \"www\": there is no user \"no-such\""),
+            "{problems}"
+        );
+    }
+
     pub fn placements(stack: &Stack) -> Vec<Placement> {
         let mut placements = Vec::new();
         for service in &stack.services {

@@ -677,7 +677,11 @@ fn probe(value: &Value, table: &'static [Opt<ProbeOptions>]) -> Result<At<ProbeO
     let mut options = defaults(table);
     let mut problems = apply(table, &mut options, value);
     if problems.0.is_empty() && options.asks.len() != 1 {
-        let asks = if std::ptr::eq(table, READY) { "http, tcp, exec or notify" } else { "http, tcp or exec" };
+        let asks = if table.iter().any(|option| option.key == "notify") {
+            "http, tcp, exec or notify"
+        } else {
+            "http, tcp or exec"
+        };
         problems.push(Problem::new(&value.at, format!("needs one of {asks}, and only one")));
     }
     problems.or(At { value: options, at: value.at.clone() })
