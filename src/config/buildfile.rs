@@ -12,7 +12,8 @@ use std::sync::Arc;
 
 use super::command;
 use super::environ::variable_part;
-use super::options::{At, Declared, PROCESS, ProcessOptions, SERVICE, text, variable_name};
+use super::options::{At, Declared, PROCESS, ProcessOptions, SERVICE};
+use super::read::{text, variable_name};
 use super::value::{Data, Key, Kind, Place, Problem, Problems, Scalar, Value, Warning, closest, quoted};
 use super::yaml;
 use crate::plan::Protocol;
@@ -412,7 +413,7 @@ impl Reader {
 
     /// Each name after `after` exists, and no process waits for itself in the end.
     fn orders(&mut self, stack: &Stack) {
-        let mut edges: HashMap<(&str, &str), Vec<((&str, &str), &Place)>> = HashMap::new();
+        let mut edges: Edges<'_> = HashMap::new();
         for service in &stack.services {
             for process in &service.processes {
                 let from = (service.name.as_str(), process.name.as_str());
@@ -523,13 +524,17 @@ pub fn resolve_after<'s>(stack: &'s Stack, own: &'s Service, name: &str) -> Resu
     }
 }
 
+/// A process, by service and name.
 type Node<'s> = (&'s str, &'s str);
+
+/// What each process waits for, and where that is said.
+type Edges<'s> = HashMap<Node<'s>, Vec<(Node<'s>, &'s Place)>>;
 
 /// A circle that can be reached from `from`, and the place of the `after` that closes it. Walks each node once over
 /// all calls; no recursion, since the depth is the file's choice.
 fn find_circle<'s>(
     from: Node<'s>,
-    edges: &HashMap<Node<'s>, Vec<(Node<'s>, &Place)>>,
+    edges: &Edges<'s>,
     finished: &mut HashSet<Node<'s>>,
 ) -> Option<(Vec<String>, Place)> {
     let mut path: Vec<(Node<'s>, usize)> = vec![(from, 0)];

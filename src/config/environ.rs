@@ -213,12 +213,10 @@ fn yaml_string(text: &str) -> String {
         return text.to_owned();
     }
     let starts = text.starts_with(|c: char| c.is_ascii_alphabetic() || matches!(c, '/' | '_' | '.'));
-    let plain = starts
-        && text.chars().all(safe)
-        && !text.contains(": ")
-        && !text.ends_with([':', ' '])
-        && !WORDS.contains(&text.to_ascii_lowercase().as_str())
-        && !(text.starts_with('.') && text[1..].starts_with(|c: char| c.is_ascii_digit()));
+    let number = text.strip_prefix('.').is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
+    let word = WORDS.contains(&text.to_ascii_lowercase().as_str());
+    let colon = text.contains(": ") || text.ends_with([':', ' ']);
+    let plain = starts && text.chars().all(safe) && !number && !word && !colon;
     if plain {
         text.to_owned()
     } else if text.chars().any(char::is_control) {

@@ -45,9 +45,7 @@ fn toml_entry<T>(out: &mut String, option: &Opt<T>, example: Option<&str>) {
     wrap(out, option.doc);
     let value = match example {
         Some(example) => example.to_owned(),
-        None if is_bare_in_toml(option.kind, option.default) || option.default.starts_with('"') => {
-            option.default.to_owned()
-        }
+        None if is_bare_in_toml(option.default) => option.default.to_owned(),
         None => format!("\"{}\"", option.default),
     };
     out.push_str(&format!("# {} = {value}\n", option.key));

@@ -12,6 +12,7 @@ mod kinds;
 pub mod manual;
 mod options;
 mod ports;
+mod read;
 mod settings;
 mod toml;
 mod users;
@@ -145,7 +146,7 @@ mod tests {
         ];
         let (problems, _) = check(&files, &Overrides::default(), &own_env());
         assert!(
-            problems.to_string().contains("dotcloud.yml:3:32: service \"www\": there is no user \"no-such\""),
+            problems.to_string().contains("dotcloud.yml:3:31: service \"www\": there is no user \"no-such\""),
             "{problems}"
         );
     }

@@ -7,8 +7,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::kinds::{self, Wrong};
-use super::value::{Data, Place, Problem, Problems, Value, quoted};
+use super::kinds;
+use super::read::{ask, exit_codes, located, names, number, positive, probe, put, scalar, text, tri, variables};
+use super::value::{Place, Problem, Problems, Value, quoted};
 use super::yaml;
 use crate::plan::{Autorestart, OnFull};
 
@@ -143,14 +144,14 @@ pub const PROCESS: &[Opt<ProcessOptions>] = &[
         kind: COMMAND,
         default: "",
         doc: "The command line. Required in a mapping. A leading ~/ is the home of the instance.",
-        set: |o, v| Ok(o.command = Some(located(v)?)),
+        set: |o, v| put(&mut o.command, Some(located(v)?)),
     },
     Opt {
         key: "autostart",
         kind: BOOLEAN,
         default: "true",
         doc: "Start it when hob starts. Otherwise it waits for a start command.",
-        set: |o, v| Ok(o.autostart = scalar(v, kinds::boolean)?),
+        set: |o, v| put(&mut o.autostart, scalar(v, kinds::boolean)?),
     },
     Opt {
         key: "autorestart",
@@ -158,21 +159,21 @@ pub const PROCESS: &[Opt<ProcessOptions>] = &[
         default: "true",
         doc: "Whether it is started again when it ends: always, never, or only after a signal or an exit code that is \
               not in exitcodes.",
-        set: |o, v| Ok(o.autorestart = Some(scalar(v, kinds::autorestart)?)),
+        set: |o, v| put(&mut o.autorestart, Some(scalar(v, kinds::autorestart)?)),
     },
     Opt {
         key: "exitcodes",
         kind: "list of numbers from 0 to 255",
         default: "[0]",
         doc: "The exit codes that are expected, for autorestart: unexpected and for oneshot.",
-        set: |o, v| Ok(o.exitcodes = exit_codes(v)?),
+        set: |o, v| put(&mut o.exitcodes, exit_codes(v)?),
     },
     Opt {
         key: "startsecs",
         kind: DURATION,
         default: "1s",
         doc: "How long it must run for its start to count as good.",
-        set: |o, v| Ok(o.startsecs = scalar(v, kinds::duration)?),
+        set: |o, v| put(&mut o.startsecs, scalar(v, kinds::duration)?),
     },
     Opt {
         key: "startretries",
@@ -180,112 +181,112 @@ pub const PROCESS: &[Opt<ProcessOptions>] = &[
         default: "",
         doc: "How many times a start that failed is tried again before the process is FATAL. Absent: hob never gives \
               up.",
-        set: |o, v| Ok(o.startretries = Some(number(v, 0, 1_000_000)?)),
+        set: |o, v| put(&mut o.startretries, Some(number(v, 0, 1_000_000)?)),
     },
     Opt {
         key: "restart_delay",
         kind: DURATION,
         default: "1s",
         doc: "The wait before the next try after a death within startsecs. It doubles with every failure.",
-        set: |o, v| Ok(o.restart_delay = scalar(v, kinds::duration)?),
+        set: |o, v| put(&mut o.restart_delay, scalar(v, kinds::duration)?),
     },
     Opt {
         key: "restart_delay_max",
         kind: DURATION,
         default: "60s",
         doc: "The longest wait between two tries.",
-        set: |o, v| Ok(o.restart_delay_max = scalar(v, kinds::duration)?),
+        set: |o, v| put(&mut o.restart_delay_max, scalar(v, kinds::duration)?),
     },
     Opt {
         key: "oneshot",
         kind: BOOLEAN,
         default: "false",
         doc: "It runs to its end once. What comes after it waits until it has ended with an expected exit code.",
-        set: |o, v| Ok(o.oneshot = scalar(v, kinds::boolean)?),
+        set: |o, v| put(&mut o.oneshot, scalar(v, kinds::boolean)?),
     },
     Opt {
         key: "stopsignal",
         kind: "signal name or number",
         default: "TERM",
         doc: "The signal that asks the process group to stop.",
-        set: |o, v| Ok(o.stopsignal = scalar(v, kinds::signal)?),
+        set: |o, v| put(&mut o.stopsignal, scalar(v, kinds::signal)?),
     },
     Opt {
         key: "stopwaitsecs",
         kind: DURATION,
         default: "10s",
         doc: "How long it may take to stop before it is killed.",
-        set: |o, v| Ok(o.stopwaitsecs = scalar(v, kinds::duration)?),
+        set: |o, v| put(&mut o.stopwaitsecs, scalar(v, kinds::duration)?),
     },
     Opt {
         key: "drain",
         kind: DURATION,
         default: "0s",
         doc: "How long it is marked as not ready before it gets its stop signal.",
-        set: |o, v| Ok(o.drain = scalar(v, kinds::duration)?),
+        set: |o, v| put(&mut o.drain, scalar(v, kinds::duration)?),
     },
     Opt {
         key: "environment",
         kind: "mapping of variables",
         default: "",
         doc: "Variables for this process alone, on top of those of its service.",
-        set: |o, v| Ok(o.environment = variables(v)?),
+        set: |o, v| put(&mut o.environment, variables(v)?),
     },
     Opt {
         key: "directory",
         kind: PATH,
         default: "",
         doc: "The working directory. Default: the home of the instance, which a relative path starts from as well.",
-        set: |o, v| Ok(o.directory = Some(located(v)?)),
+        set: |o, v| put(&mut o.directory, Some(located(v)?)),
     },
     Opt {
         key: "user",
         kind: USER,
         default: "",
         doc: "Whom it runs as, when hob is root. Default: the user of hob.toml(5).",
-        set: |o, v| Ok(o.user = Some(located(v)?)),
+        set: |o, v| put(&mut o.user, Some(located(v)?)),
     },
     Opt {
         key: "umask",
         kind: "octal number",
         default: "\"022\"",
         doc: "The file mode creation mask.",
-        set: |o, v| Ok(o.umask = Some(scalar(v, kinds::octal)?)),
+        set: |o, v| put(&mut o.umask, Some(scalar(v, kinds::octal)?)),
     },
     Opt {
         key: "nofile",
         kind: NUMBER,
         default: "",
         doc: "The limit of open files (RLIMIT_NOFILE), soft and hard. Default: hob's own.",
-        set: |o, v| Ok(o.nofile = Some(number(v, 1, i64::MAX)?)),
+        set: |o, v| put(&mut o.nofile, Some(number(v, 1, i64::MAX)?)),
     },
     Opt {
         key: "nice",
         kind: "number from -20 to 19",
         default: "",
         doc: "The scheduling priority: 19 yields to everything else. Default: hob's own.",
-        set: |o, v| Ok(o.nice = Some(number(v, -20, 19)?)),
+        set: |o, v| put(&mut o.nice, Some(number(v, -20, 19)?)),
     },
     Opt {
         key: "oom_score_adj",
         kind: "number from -1000 to 1000",
         default: "",
         doc: "How soon the kernel kills it when memory is short: 1000 is first, -1000 is never.",
-        set: |o, v| Ok(o.oom_score_adj = Some(number(v, -1000, 1000)?)),
+        set: |o, v| put(&mut o.oom_score_adj, Some(number(v, -1000, 1000)?)),
     },
     Opt {
         key: "priority",
         kind: NUMBER,
         default: "999",
         doc: "Lower numbers start first and stop last. It orders without waiting; see after.",
-        set: |o, v| Ok(o.priority = number(v, i64::from(i32::MIN), i64::from(i32::MAX))?),
+        set: |o, v| put(&mut o.priority, number(v, i64::from(i32::MIN), i64::from(i32::MAX))?),
     },
     Opt {
         key: "after",
         kind: "list of process names",
         default: "[]",
         doc: "Starts after these are ready, and stops before them. A name of the same service, or service:process.",
-        set: |o, v| Ok(o.after = names(v)?),
+        set: |o, v| put(&mut o.after, names(v)?),
     },
     Opt {
         key: "ready",
@@ -306,49 +307,49 @@ pub const PROCESS: &[Opt<ProcessOptions>] = &[
         kind: PATH,
         default: "",
         doc: "The pid file of a program that daemonizes: hob runs it under its built-in pidproxy.",
-        set: |o, v| Ok(o.pidfile = Some(located(v)?)),
+        set: |o, v| put(&mut o.pidfile, Some(located(v)?)),
     },
     Opt {
         key: "logfile_maxbytes",
         kind: SIZE,
         default: "50MB",
         doc: "The size at which its log is rotated. 0: never.",
-        set: |o, v| Ok(o.logfile_maxbytes = scalar(v, kinds::size)?),
+        set: |o, v| put(&mut o.logfile_maxbytes, scalar(v, kinds::size)?),
     },
     Opt {
         key: "logfile_backups",
         kind: NUMBER,
         default: "10",
         doc: "How many rotated files are kept; NAME.log.1 is the newest.",
-        set: |o, v| Ok(o.logfile_backups = number(v, 0, 10_000)?),
+        set: |o, v| put(&mut o.logfile_backups, number(v, 0, 10_000)?),
     },
     Opt {
         key: "logfile_max_total",
         kind: SIZE,
         default: "0",
         doc: "The most bytes of all files of this log together; the oldest rotated ones go first. 0: no cap.",
-        set: |o, v| Ok(o.logfile_max_total = scalar(v, kinds::size)?),
+        set: |o, v| put(&mut o.logfile_max_total, scalar(v, kinds::size)?),
     },
     Opt {
         key: "logfile_max_age",
         kind: DURATION,
         default: "",
         doc: "Rotated files older than this are deleted. Absent: kept.",
-        set: |o, v| Ok(o.logfile_max_age = Some(scalar(v, kinds::duration)?)),
+        set: |o, v| put(&mut o.logfile_max_age, Some(scalar(v, kinds::duration)?)),
     },
     Opt {
         key: "split_stderr",
         kind: BOOLEAN,
         default: "false",
         doc: "Write standard error to a file of its own, NAME_error.log.",
-        set: |o, v| Ok(o.split_stderr = scalar(v, kinds::boolean)?),
+        set: |o, v| put(&mut o.split_stderr, scalar(v, kinds::boolean)?),
     },
     Opt {
         key: "timestamps",
         kind: BOOLEAN,
         default: "false",
         doc: "Put the time in front of each line.",
-        set: |o, v| Ok(o.timestamps = scalar(v, kinds::boolean)?),
+        set: |o, v| put(&mut o.timestamps, scalar(v, kinds::boolean)?),
     },
     Opt {
         key: "on_full",
@@ -358,7 +359,7 @@ pub const PROCESS: &[Opt<ProcessOptions>] = &[
         set: |o, v| {
             let words =
                 [("block", OnFull::Block), ("drop_oldest", OnFull::DropOldest), ("drop_newest", OnFull::DropNewest)];
-            Ok(o.on_full = scalar(v, |text| kinds::word(text, &words))?)
+            put(&mut o.on_full, scalar(v, |text| kinds::word(text, &words))?)
         },
     },
     Opt {
@@ -367,7 +368,7 @@ pub const PROCESS: &[Opt<ProcessOptions>] = &[
         default: "auto",
         doc: "Copy its output to hob's own, each line behind the name. auto: when hob is PID 1 or was started by hob \
               up.",
-        set: |o, v| Ok(o.console = scalar(v, tri)?),
+        set: |o, v| put(&mut o.console, scalar(v, tri)?),
     },
 ];
 
@@ -382,7 +383,7 @@ pub const READY: &[Opt<ProbeOptions>] = &[
         doc: "It says so itself: READY=1 on NOTIFY_SOCKET, as with sd_notify(3).",
         set: |o, v| {
             if scalar(v, kinds::boolean)? {
-                o.asks.push(At { value: Question::Notify, at: v.at.clone() });
+                ask(o, &v.at, Question::Notify)?;
             }
             Ok(())
         },
@@ -392,7 +393,7 @@ pub const READY: &[Opt<ProbeOptions>] = &[
         kind: DURATION,
         default: "30s",
         doc: "A start that takes longer has failed.",
-        set: |o, v| Ok(o.within = scalar(v, kinds::duration)?),
+        set: |o, v| put(&mut o.within, scalar(v, kinds::duration)?),
     },
     TIMEOUT,
 ];
@@ -406,14 +407,14 @@ pub const HEALTH: &[Opt<ProbeOptions>] = &[
         kind: DURATION,
         default: "10s",
         doc: "The time between two questions.",
-        set: |o, v| Ok(o.every = scalar(v, positive)?),
+        set: |o, v| put(&mut o.every, scalar(v, positive)?),
     },
     Opt {
         key: "failures",
         kind: NUMBER,
         default: "3",
         doc: "So many failures in a row mean a restart.",
-        set: |o, v| Ok(o.failures = number(v, 1, 1_000_000)?),
+        set: |o, v| put(&mut o.failures, number(v, 1, 1_000_000)?),
     },
     TIMEOUT,
 ];
@@ -424,7 +425,7 @@ const HTTP: Opt<ProbeOptions> = Opt {
     default: "",
     doc: "Any answer below 500 counts. http://host:port/path, or unix:/path/to.sock:/path. $PORT_X and other variables \
           are expanded.",
-    set: |o, v| Ok(o.asks.push(At { value: Question::Http(text(v)?), at: v.at.clone() })),
+    set: |o, v| ask(o, &v.at, Question::Http(text(v)?)),
 };
 
 const TCP: Opt<ProbeOptions> = Opt {
@@ -432,7 +433,7 @@ const TCP: Opt<ProbeOptions> = Opt {
     kind: "host:port, or a port",
     default: "",
     doc: "A connection that is accepted counts. Variables are expanded.",
-    set: |o, v| Ok(o.asks.push(At { value: Question::Tcp(text(v)?), at: v.at.clone() })),
+    set: |o, v| ask(o, &v.at, Question::Tcp(text(v)?)),
 };
 
 const EXEC: Opt<ProbeOptions> = Opt {
@@ -440,7 +441,7 @@ const EXEC: Opt<ProbeOptions> = Opt {
     kind: COMMAND,
     default: "",
     doc: "A shell runs it with the user, variables and directory of the process; status 0 counts.",
-    set: |o, v| Ok(o.asks.push(At { value: Question::Exec(text(v)?), at: v.at.clone() })),
+    set: |o, v| ask(o, &v.at, Question::Exec(text(v)?)),
 };
 
 const TIMEOUT: Opt<ProbeOptions> = Opt {
@@ -448,7 +449,7 @@ const TIMEOUT: Opt<ProbeOptions> = Opt {
     kind: DURATION,
     default: "5s",
     doc: "How long one answer may take.",
-    set: |o, v| Ok(o.timeout = scalar(v, positive)?),
+    set: |o, v| put(&mut o.timeout, scalar(v, positive)?),
 };
 
 pub const BOOLEAN: &str = "true or false";
@@ -568,124 +569,6 @@ pub const SERVICE: &[ServiceKey] = &[
     ),
     service_key("ruby_version", Declared::Text, "word", "", "Not used by custom services."),
 ];
-
-/// A scalar, read by the reader of its kind.
-pub fn scalar<T>(value: &Value, read: impl Fn(&str) -> Result<T, Wrong>) -> Result<T, Problem> {
-    let text = text(value)?;
-    read(&text).map_err(|wrong| Problem { at: value.at.clone(), message: wrong.message, hint: wrong.hint })
-}
-
-/// The source text of a scalar that is there.
-pub fn text(value: &Value) -> Result<String, Problem> {
-    if let Data::List(_) | Data::Map(_) = value.data {
-        return Err(Problem::new(&value.at, format!("must be a single value, not a {}", value.type_word())));
-    }
-    match value.text() {
-        Some(text) if !text.trim().is_empty() => Ok(text.trim().to_owned()),
-        _ => Err(Problem::new(&value.at, "has no value").hint("give one, or remove the line")),
-    }
-}
-
-pub fn located(value: &Value) -> Result<At<String>, Problem> {
-    Ok(At { value: text(value)?, at: value.at.clone() })
-}
-
-pub fn number<N: TryFrom<i64>>(value: &Value, least: i64, most: i64) -> Result<N, Problem> {
-    let n = scalar(value, |text| kinds::whole(text, least, most))?;
-    N::try_from(n).map_err(|_| Problem::new(&value.at, format!("{n} is out of range")))
-}
-
-/// `auto` is nothing.
-pub fn tri(text: &str) -> Result<Option<bool>, Wrong> {
-    match text {
-        "auto" => Ok(None),
-        text => kinds::boolean(text).map(Some).map_err(|mut wrong| {
-            wrong.message = format!("{} is not auto, true or false", quoted(text));
-            wrong
-        }),
-    }
-}
-
-fn positive(text: &str) -> Result<Duration, Wrong> {
-    match kinds::duration(text)? {
-        // Less would keep hob and the program busy with nothing else.
-        length if length < Duration::from_millis(10) => {
-            Err(Wrong { message: format!("{} is too short", quoted(text)), hint: Some("at least 10ms".to_owned()) })
-        }
-        length => Ok(length),
-    }
-}
-
-fn exit_codes(value: &Value) -> Result<Vec<u8>, Problems> {
-    match &value.data {
-        Data::List(items) => each(items, |item| scalar(item, kinds::exit_code)),
-        // supervisord's spelling.
-        Data::Scalar(scalar) => {
-            let codes = scalar.text.split(',').map(|part| kinds::exit_code(part.trim()));
-            let codes: Result<Vec<u8>, Wrong> = codes.collect();
-            codes.map_err(|wrong| Problem { at: value.at.clone(), message: wrong.message, hint: wrong.hint }.into())
-        }
-        Data::Map(_) => Err(Problem::new(&value.at, "must be a list, not a dictionary").into()),
-    }
-}
-
-/// A list of names; one alone may stand for itself.
-pub fn names(value: &Value) -> Result<Vec<At<String>>, Problems> {
-    match &value.data {
-        Data::List(items) => each(items, located),
-        _ => Ok(vec![located(value)?]),
-    }
-}
-
-fn each<T>(items: &[Value], read: impl Fn(&Value) -> Result<T, Problem>) -> Result<Vec<T>, Problems> {
-    let mut problems = Problems::default();
-    let mut good = Vec::new();
-    for item in items {
-        match read(item) {
-            Ok(value) => good.push(value),
-            Err(problem) => problems.push(problem),
-        }
-    }
-    problems.or(good)
-}
-
-/// A mapping of variables to single values.
-pub fn variables(value: &Value) -> Result<Vec<(String, String)>, Problems> {
-    let Some(entries) = value.map() else {
-        return Err(Problem::new(&value.at, format!("must be a mapping, not a {}", value.type_word())).into());
-    };
-    let mut problems = Problems::default();
-    let mut good = Vec::new();
-    for (key, value) in entries {
-        if let Err(problem) = variable_name(&key.text, &key.at) {
-            problems.push(problem);
-        }
-        good.push((key.text.clone(), value.as_variable()));
-    }
-    problems.or(good)
-}
-
-/// Whether a process can be given a variable of that name at all.
-pub fn variable_name(name: &str, at: &Place) -> Result<(), Problem> {
-    if name.is_empty() || name.contains('=') || name.chars().any(|c| c.is_whitespace() || c.is_control()) {
-        return Err(Problem::new(at, format!("{} cannot be the name of a variable", quoted(name))));
-    }
-    Ok(())
-}
-
-fn probe(value: &Value, table: &'static [Opt<ProbeOptions>]) -> Result<At<ProbeOptions>, Problems> {
-    let mut options = defaults(table);
-    let mut problems = apply(table, &mut options, value);
-    if problems.0.is_empty() && options.asks.len() != 1 {
-        let asks = if table.iter().any(|option| option.key == "notify") {
-            "http, tcp, exec or notify"
-        } else {
-            "http, tcp or exec"
-        };
-        problems.push(Problem::new(&value.at, format!("needs one of {asks}, and only one")));
-    }
-    problems.or(At { value: options, at: value.at.clone() })
-}
 
 #[cfg(test)]
 mod tests {

@@ -7,9 +7,8 @@ use super::buildfile::read_bounded;
 use super::environ::Env;
 use super::expand;
 use super::kinds::{self, Wrong};
-use super::options::{
-    self, At, BOOLEAN, CONSOLE, NOT_A_DEFAULT, Opt, PATH, PROCESS, ProcessOptions, located, scalar, text,
-};
+use super::options::{self, At, CONSOLE, NOT_A_DEFAULT, Opt, PATH, PROCESS, ProcessOptions};
+use super::read::{located, names, put, scalar, text, tri};
 use super::toml;
 use super::users::Users;
 use super::value::{Place, Problem, Problems, Value, quoted};
@@ -42,7 +41,7 @@ pub struct Settings {
     pub user: Option<At<String>>,
     pub project: Option<String>,
     pub exit_when: ExitWhen,
-    pub relay_signals: Vec<(i32, Vec<At<String>>)>,
+    pub relay_signals: Relays,
     /// Nothing is `auto`.
     pub console: Option<bool>,
     /// What `auto` means for the console; the caller knows, whether it is PID 1 or `hob up`.
@@ -65,6 +64,9 @@ pub enum HomeMode {
     Direct,
 }
 
+/// Signals by number, and the names of processes that get them.
+pub type Relays = Vec<(i32, Vec<At<String>>)>;
+
 /// hob.toml as written.
 #[derive(Clone, Debug, Default)]
 pub struct SettingsFile {
@@ -80,7 +82,7 @@ pub struct SettingsFile {
     exit_when: ExitWhen,
     console: Option<bool>,
     log_level: String,
-    relay_signals: Vec<(i32, Vec<At<String>>)>,
+    relay_signals: Relays,
     defaults: Option<Value>,
 }
 
@@ -134,7 +136,7 @@ impl Places<'_> {
                 return absolute(path);
             }
             match option {
-                Some(option) => self.from_file(option).unwrap_or_else(|problem| {
+                Some(option) => self.in_file(option).unwrap_or_else(|problem| {
                     problems.push(problem);
                     otherwise
                 }),
@@ -188,7 +190,7 @@ impl Places<'_> {
         self.own.get(name).filter(|value| !value.is_empty()).map(PathBuf::from)
     }
 
-    fn from_file(&self, option: &At<String>) -> Result<PathBuf, Problem> {
+    fn in_file(&self, option: &At<String>) -> Result<PathBuf, Problem> {
         let path = expand::tilde(&option.value, &self.own_home);
         if path.is_absolute() {
             return Ok(path);
@@ -268,35 +270,35 @@ pub const SETTINGS: &[Opt<SettingsFile>] = &[
         default: "",
         doc: "The control socket. Default: /run/hob/hob.sock; $XDG_RUNTIME_DIR/hob/hob.sock for an ordinary user, else \
               hob.sock in the state directory.",
-        set: |o, v| Ok(o.socket = Some(located(v)?)),
+        set: |o, v| put(&mut o.socket, Some(located(v)?)),
     },
     Opt {
         key: "socket_mode",
         kind: "octal number",
         default: "\"0600\"",
         doc: "The permissions of the control socket.",
-        set: |o, v| Ok(o.socket_mode = Some(scalar(v, kinds::octal)?)),
+        set: |o, v| put(&mut o.socket_mode, Some(scalar(v, kinds::octal)?)),
     },
     Opt {
         key: "socket_group",
         kind: "group name or gid",
         default: "",
         doc: "The group of the control socket. Default: hob's own.",
-        set: |o, v| Ok(o.socket_group = Some(located(v)?)),
+        set: |o, v| put(&mut o.socket_group, Some(located(v)?)),
     },
     Opt {
         key: "state_dir",
         kind: PATH,
         default: "",
         doc: "What hob remembers. Default: /var/lib/hob; $XDG_STATE_HOME/hob for an ordinary user.",
-        set: |o, v| Ok(o.state_dir = Some(located(v)?)),
+        set: |o, v| put(&mut o.state_dir, Some(located(v)?)),
     },
     Opt {
         key: "log_dir",
         kind: PATH,
         default: "",
         doc: "The logs of processes. Default: /var/log/supervisor; $XDG_STATE_HOME/hob/log for an ordinary user.",
-        set: |o, v| Ok(o.log_dir = Some(located(v)?)),
+        set: |o, v| put(&mut o.log_dir, Some(located(v)?)),
     },
     Opt {
         key: "home",
@@ -304,7 +306,7 @@ pub const SETTINGS: &[Opt<SettingsFile>] = &[
         default: "",
         doc: "The home that builds and instances see. Default: that of the user, else /home/dotcloud; $HOME for an \
               ordinary user.",
-        set: |o, v| Ok(o.home = Some(located(v)?)),
+        set: |o, v| put(&mut o.home, Some(located(v)?)),
     },
     Opt {
         key: "home_mode",
@@ -314,7 +316,7 @@ pub const SETTINGS: &[Opt<SettingsFile>] = &[
               the release's own directory. auto: bind where hob may.",
         set: |o, v| {
             let words = [("auto", HomeMode::Auto), ("bind", HomeMode::Bind), ("direct", HomeMode::Direct)];
-            Ok(o.home_mode = scalar(v, |text| kinds::word(text, &words))?)
+            put(&mut o.home_mode, scalar(v, |text| kinds::word(text, &words))?)
         },
     },
     Opt {
@@ -323,14 +325,14 @@ pub const SETTINGS: &[Opt<SettingsFile>] = &[
         default: "",
         doc: "Whom scripts and processes run as when hob is root. Default: dotcloud, if there is such a user; otherwise \
               they run as root, and hob says so.",
-        set: |o, v| Ok(o.user = Some(located(v)?)),
+        set: |o, v| put(&mut o.user, Some(located(v)?)),
     },
     Opt {
         key: "project",
         kind: "word",
         default: "",
         doc: "The name of the application, in DOTCLOUD_PROJECT. Default: the name of the directory of the code.",
-        set: |o, v| Ok(o.project = Some(text(v)?)),
+        set: |o, v| put(&mut o.project, Some(text(v)?)),
     },
     Opt {
         key: "exit_when",
@@ -341,7 +343,7 @@ pub const SETTINGS: &[Opt<SettingsFile>] = &[
         set: |o, v| {
             let words =
                 [("never", ExitWhen::Never), ("any-fatal", ExitWhen::AnyFatal), ("all-exited", ExitWhen::AllExited)];
-            Ok(o.exit_when = scalar(v, |text| kinds::word(text, &words))?)
+            put(&mut o.exit_when, scalar(v, |text| kinds::word(text, &words))?)
         },
     },
     Opt {
@@ -350,7 +352,7 @@ pub const SETTINGS: &[Opt<SettingsFile>] = &[
         default: "auto",
         doc: "Copy the output of processes to hob's own, each line behind the name of its process. auto: when hob is PID \
               1 or was started by hob up.",
-        set: |o, v| Ok(o.console = scalar(v, options::tri)?),
+        set: |o, v| put(&mut o.console, scalar(v, tri)?),
     },
     Opt {
         key: "log_level",
@@ -359,7 +361,7 @@ pub const SETTINGS: &[Opt<SettingsFile>] = &[
         doc: "How much hob itself says on its standard error. HOB_LOG is stronger.",
         set: |o, v| {
             let words = ["off", "error", "warn", "info", "debug", "trace"].map(|word| (word, word));
-            Ok(o.log_level = scalar(v, |text| kinds::word(text, &words))?.to_owned())
+            put(&mut o.log_level, scalar(v, |text| kinds::word(text, &words))?.to_owned())
         },
     },
     Opt {
@@ -367,7 +369,7 @@ pub const SETTINGS: &[Opt<SettingsFile>] = &[
         kind: "table of signals to process names",
         default: "",
         doc: "Signals to pass on to processes when hob gets them, as in USR1 = [\"www\"].",
-        set: |o, v| Ok(o.relay_signals = relays(v)?),
+        set: |o, v| put(&mut o.relay_signals, relays(v)?),
     },
     Opt {
         key: "defaults",
@@ -387,7 +389,7 @@ pub const SETTINGS: &[Opt<SettingsFile>] = &[
     },
 ];
 
-fn relays(value: &Value) -> Result<Vec<(i32, Vec<At<String>>)>, Problems> {
+fn relays(value: &Value) -> Result<Relays, Problems> {
     let mut problems = Problems::default();
     let mut relays = Vec::new();
     let Some(entries) = value.map() else {
@@ -396,7 +398,7 @@ fn relays(value: &Value) -> Result<Vec<(i32, Vec<At<String>>)>, Problems> {
             .into());
     };
     for (key, value) in entries {
-        match (relayed_signal(&key.text), options::names(value)) {
+        match (relayed_signal(&key.text), names(value)) {
             (Ok(signal), Ok(names)) => relays.push((signal, names)),
             (Err(wrong), _) => {
                 problems.push(Problem { at: key.at.clone(), message: wrong.message, hint: wrong.hint });
@@ -418,9 +420,10 @@ fn relayed_signal(text: &str) -> Result<i32, Wrong> {
     Ok(signal)
 }
 
-/// The kinds that TOML writes without quotes.
-pub fn is_bare_in_toml(kind: &str, default: &str) -> bool {
-    kind == BOOLEAN || default.starts_with('[') || default.parse::<i64>().is_ok_and(|n| n.to_string() == default)
+/// Whether TOML writes a default without quotes.
+pub fn is_bare_in_toml(default: &str) -> bool {
+    let number = default.parse::<i64>().is_ok_and(|n| n.to_string() == default);
+    number || matches!(default, "true" | "false") || default.starts_with(['[', '"'])
 }
 
 /// The keys of `[defaults]`.
