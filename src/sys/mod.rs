@@ -13,3 +13,4 @@ pub mod proc;
 pub mod process;
 pub mod sigwait;
 pub mod socket;
+pub mod user;
