@@ -11,11 +11,10 @@
 //! that restarts its server (mysqld_safe) are followed.
 
 use std::collections::VecDeque;
-use std::ffi::{CString, OsString};
+use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
@@ -23,7 +22,7 @@ use std::time::Duration;
 use crate::sys::clock::since_boot;
 use crate::sys::process::{self, Ended, Pid};
 use crate::sys::sigwait::{Arrived, SignalFd};
-use crate::sys::{family, pidfd, poll, proc, sigwait};
+use crate::sys::{command, family, pidfd, poll, proc, sigwait};
 
 pub struct Options<'a> {
     pub pidfile: &'a Path,
@@ -36,23 +35,22 @@ pub const WITHIN: Duration = Duration::from_secs(60);
 
 /// `hob pidproxy PIDFILE CMD ARGS...`: runs the command in the current environment. The result is an exit status.
 pub fn main(pidfile: &Path, argv: &[OsString]) -> i32 {
-    let words: Result<Vec<CString>, _> = argv.iter().map(|w| CString::new(w.as_bytes())).collect();
-    let Ok(words) = words else {
-        say("cannot start the command: it holds a NUL byte");
-        return 2;
-    };
-    if words.is_empty() {
+    let Some(words) = command::words(argv) else {
         say("cannot start nothing: usage: pidproxy PIDFILE COMMAND [ARGS...]");
         return 2;
-    }
-    let env = environment();
-    run(&Options { pidfile, within: WITHIN }, || exec(&words, &env))
+    };
+    run(&Options { pidfile, within: WITHIN }, || command::exec(&words, &command::environment()))
+}
+
+/// The role the daemon forks for a process with `pidfile:`.
+pub fn role(pidfile: &Path, command: &mut dyn FnMut() -> i32) -> i32 {
+    run(&Options { pidfile, within: WITHIN }, command)
 }
 
 /// The same with a command that is started by `command`, in a child of its own that leads a process group.
 ///
-/// Must be called in a process that is there for this alone: it reaps every child and blocks every signal. What
-/// `command` owns (the end of a pipe that tells of a failed exec) is closed here once it has forked.
+/// Must be called in a process that is there for this alone: it reaps every child, blocks every signal, and once it
+/// has forked it closes every descriptor but the standard ones, which are the command's.
 pub fn run(options: &Options<'_>, command: impl FnOnce() -> i32) -> i32 {
     match Proxy::start(options, command) {
         Ok(proxy) => proxy.until_the_end(),
@@ -61,25 +59,6 @@ pub fn run(options: &Options<'_>, command: impl FnOnce() -> i32) -> i32 {
             111
         }
     }
-}
-
-/// Replaces this process by a program; what comes back is the status a shell gives for the failure, which is told.
-pub fn exec(words: &[CString], env: &[CString]) -> i32 {
-    let (stage, errno) = process::exec(words, env);
-    let name = words.first().map(|w| w.to_string_lossy().into_owned()).unwrap_or_default();
-    let _ = writeln!(io::stderr(), "hob: cannot {stage} {name}: {}", errno.desc().to_lowercase());
-    if errno == nix::errno::Errno::ENOENT { 127 } else { 126 }
-}
-
-/// Our own environment as execve(2) wants it.
-pub fn environment() -> Vec<CString> {
-    let pair = |(key, value): (OsString, OsString)| {
-        let mut text = key.into_vec();
-        text.push(b'=');
-        text.extend(value.into_vec());
-        CString::new(text).ok()
-    };
-    std::env::vars_os().filter_map(pair).collect()
 }
 
 struct Proxy<'a> {
@@ -122,13 +101,14 @@ impl<'a> Proxy<'a> {
     fn start(options: &Options<'a>, command: impl FnOnce() -> i32) -> io::Result<Proxy<'a>> {
         sigwait::block_all()?;
         process::become_subreaper()?;
-        let signals = SignalFd::new()?;
         let command = process::fork(|| {
             let _ = process::lead_group(process::pid());
             command()
         })?;
         // Both sides do it, so that it is done whichever runs first; too late here means done there.
         let _ = process::lead_group(command);
+        process::close_others(&[]);
+        let signals = SignalFd::new()?;
         Ok(Proxy {
             pidfile: options.pidfile,
             within: options.within,
@@ -444,3 +424,7 @@ const GRACE: Duration = Duration::from_secs(5);
 
 /// How long after the server's end a process that takes its place may take to write the pid file.
 const SUCCESSOR: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+#[path = "pidproxy_tests.rs"]
+mod tests;

@@ -4,6 +4,7 @@
 //! safe types out (`OwnedFd`, `Pid`). A file per topic.
 
 pub mod clock;
+pub mod command;
 pub mod family;
 pub mod fd;
 pub mod limits;
@@ -13,4 +14,5 @@ pub mod proc;
 pub mod process;
 pub mod sigwait;
 pub mod socket;
+pub mod terminal;
 pub mod user;
