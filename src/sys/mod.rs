@@ -9,3 +9,4 @@ pub mod limits;
 pub mod proc;
 pub mod process;
 pub mod socket;
+pub mod watch;
