@@ -4,7 +4,9 @@
 //! safe types out (`OwnedFd`, `Pid`). A file per topic.
 
 pub mod clock;
+pub mod fd;
 pub mod limits;
 pub mod proc;
 pub mod process;
+pub mod socket;
 pub mod user;
