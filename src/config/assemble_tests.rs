@@ -197,3 +197,15 @@ fn processes_that_would_share_a_log_get_their_group_in_front() {
     let logs: Vec<PathBuf> = made.unwrap().0.specs.into_iter().map(|spec| spec.log.path).collect();
     assert_eq!(logs, ["/log/a.web.log", "/log/one.log", "/log/b.web.log"].map(PathBuf::from));
 }
+
+#[test]
+fn a_thousand_processes_are_planned_quickly() {
+    let processes: String = (0..1000).map(|i| format!("    p{i}: {{command: ~/p {i}, stopwaitsecs: 1}}\n")).collect();
+    let text = format!("www:\n  type: custom\n  processes:\n{processes}");
+    let began = std::time::Instant::now();
+    let plan = plan_of(&text);
+    assert_eq!(plan.specs.len(), 1000);
+    assert!(plan.specs[0].env.len() < 60, "{}", plan.specs[0].env.len());
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(3), "{took:?}");
+}
