@@ -9,4 +9,5 @@ pub mod limits;
 pub mod proc;
 pub mod process;
 pub mod socket;
+pub mod user;
 pub mod watch;
