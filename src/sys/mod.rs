@@ -7,3 +7,5 @@ pub mod clock;
 pub mod limits;
 pub mod proc;
 pub mod process;
+pub mod signal_names;
+pub mod socket_unix;
