@@ -39,6 +39,15 @@ pub enum Job {
     HealthProbe(ProcessId),
 }
 
+impl Job {
+    /// The process it is done for.
+    pub fn process(self) -> ProcessId {
+        match self {
+            Job::Process(id) | Job::ReadyProbe(id) | Job::HealthProbe(id) => id,
+        }
+    }
+}
+
 /// One life of one child, from fork to reap. Every event a child causes carries it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Run {
@@ -117,10 +126,12 @@ pub enum Event {
     Swept(Run, Vec<Survivor>),
     /// READY=1 on the notify socket.
     HeardReady(Run),
+    /// The answer of a probe in words; its end follows and decides.
+    ProbeSaid(Run, String),
 }
 
 /// Something to do, in order.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Action {
     /// Start a child for this run. Failure comes back as `Event::Exited(run, CannotExec)`.
     Spawn(Run),

@@ -4,8 +4,11 @@
 //! safe types out (`OwnedFd`, `Pid`). A file per topic.
 
 pub mod clock;
+pub mod fd;
 pub mod limits;
 pub mod proc;
 pub mod process;
 pub mod signal_names;
 pub mod socket_unix;
+pub mod socket;
+pub mod watch;

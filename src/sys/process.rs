@@ -222,6 +222,29 @@ pub fn lift_fd(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }
 
+/// Takes over a descriptor that the parent process left for this one at a fixed number; `None` if it is not open.
+/// To be called once for a number. fcntl(2).
+pub fn take_inherited(number: RawFd) -> Option<OwnedFd> {
+    // SAFETY: takes plain numbers.
+    if unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
+        return None;
+    }
+    // SAFETY: it is open, and the caller promises to be the only one to take it.
+    Some(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Replaces the environment of this process, for children it forks and runs by name.
+pub fn replace_environment<'a>(env: impl Iterator<Item = (&'a str, &'a str)>) {
+    for (name, _) in std::env::vars_os() {
+        // SAFETY: single-threaded, see the module's header.
+        unsafe { std::env::remove_var(name) };
+    }
+    for (name, value) in env.filter(|(n, v)| !n.is_empty() && !n.contains(['=', '\0']) && !v.contains('\0')) {
+        // SAFETY: single-threaded, and the name and value are ones that setenv(3) takes.
+        unsafe { std::env::set_var(name, value) };
+    }
+}
+
 /// Marks every descriptor from `first` on as close-on-exec. close_range(2), else one by one from /proc/self/fd.
 pub fn close_on_exec_from(first: RawFd) {
     // SAFETY: takes plain numbers.
