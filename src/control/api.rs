@@ -144,10 +144,7 @@ pub fn signal(call: &mut Call<'_>) -> Handled {
 
 /// The body of an act, and the processes it is about: those of the body, or the one of the path.
 fn act_body(call: &Call<'_>) -> Result<(wire::Act, Vec<ProcessId>), Answer> {
-    let asked: wire::Act = match call.request.body.trim_ascii() {
-        b"" => wire::Act::default(),
-        body => serde_json::from_slice(body).map_err(|e| failure(400, format!("cannot read the body: {e}")))?,
-    };
+    let asked = read_act(call)?;
     let wanted: Vec<&str> = match (call.name, asked.names.as_slice()) {
         ("", []) => return Err(failure(400, "\"names\" is missing or empty; [\"all\"] names all".into())),
         ("", names) => names.iter().map(String::as_str).collect(),
@@ -156,6 +153,13 @@ fn act_body(call: &Call<'_>) -> Result<(wire::Act, Vec<ProcessId>), Answer> {
     };
     let ids = resolve(call.host.supervisor(), &wanted)?;
     Ok((asked, ids))
+}
+
+fn read_act(call: &Call<'_>) -> Result<wire::Act, Answer> {
+    match call.request.body.trim_ascii() {
+        b"" => Ok(wire::Act::default()),
+        body => serde_json::from_slice(body).map_err(|e| failure(400, format!("cannot read the body: {e}"))),
+    }
 }
 
 pub fn instances(call: &mut Call<'_>) -> Handled {
@@ -230,44 +234,41 @@ pub fn reload(call: &mut Call<'_>) -> Handled {
 }
 
 pub fn shutdown(call: &mut Call<'_>) -> Handled {
+    let asked = read_act(call)?;
     call.host.shutdown();
-    Ok(Reply::Shutdown)
+    if asked.wait { Ok(Reply::Shutdown) } else { json(&wire::Done { message: "stopping everything".into() }) }
 }
 
 pub fn health(call: &mut Call<'_>) -> Handled {
     let host = &*call.host;
     let supervisor = host.supervisor();
     let mut problems: Vec<String> = Vec::new();
-    let state = host.info().state;
-    if supervisor.is_shutting_down() || state != "running" {
-        problems.push(format!("hob is {}", if supervisor.is_shutting_down() { "stopping" } else { state.as_str() }));
+    if supervisor.is_shutting_down() {
+        problems.push("hob is stopping".into());
+    } else if supervisor.processes().next().is_none() && host.info().state != "running" {
+        problems.push(format!("hob is not up yet: {}", host.info().state));
     }
-    problems.extend(supervisor.processes().filter_map(|process| problem(process, supervisor)));
+    problems.extend(supervisor.processes().filter_map(problem));
     let health = wire::Health { ok: problems.is_empty(), problems };
     let status = if health.ok { 200 } else { 503 };
     Ok(Reply::Answer(Answer { status, body: body(&health), allow: None }))
 }
 
 /// Why a process that should run does not; nothing for one that was stopped by hand or has done its work.
-fn problem(process: &Process, supervisor: &Supervisor) -> Option<String> {
-    let name = &process.spec().name;
-    let why = match process.phase() {
-        Phase::Running if process.is_ready() => return None,
-        Phase::Running => "not ready".to_owned(),
-        Phase::Stopped | Phase::Exited => {
-            let waits: Vec<String> = supervisor.waits_for(process.id()).iter().map(ToString::to_string).collect();
-            let failed = process.phase() == Phase::Exited
-                && process.spec().restart.oneshot
-                && !matches!(process.last_exit(), Some((Exit::Code(c), _)) if process.spec().restart.exitcodes.contains(c));
-            match waits.as_slice() {
-                [] if failed => process.why().to_owned(),
-                [] => return None,
-                waits => format!("waits for {}", waits.join(", ")),
-            }
-        }
-        Phase::Starting | Phase::Stopping | Phase::Backoff | Phase::Fatal => process.why().to_owned(),
+fn problem(process: &Process) -> Option<String> {
+    let (phase, policy) = (process.phase(), &process.spec().restart);
+    let has_failed = match process.last_exit() {
+        Some((Exit::Code(code), _)) => !policy.exitcodes.contains(code),
+        Some(_) => true,
+        None => false,
     };
-    Some(format!("{name}: {} {why}", process.phase()))
+    let is_bad = match phase {
+        Phase::Running => !process.is_ready(),
+        Phase::Exited => policy.oneshot && has_failed,
+        Phase::Fatal => true,
+        Phase::Stopped | Phase::Starting | Phase::Backoff | Phase::Stopping => process.wants_up(),
+    };
+    is_bad.then(|| format!("{}: {phase} {}", process.spec().name, process.why()))
 }
 
 /// A process as the API shows it.

@@ -38,8 +38,6 @@ pub struct Item {
     name: String,
     wish: Wish,
     was: Phase,
-    /// Before the wish was handed over; a state that is older is not its outcome.
-    since: Time,
     /// The life that the wish ends; what happens in it is not its outcome.
     old: Option<Run>,
     /// The first life that the wish began.
@@ -59,7 +57,6 @@ impl Item {
             name: process.spec().name.to_string(),
             wish,
             was: process.phase(),
-            since: process.since(),
             old,
             begun: None,
             outcome: None,
@@ -90,7 +87,7 @@ impl Item {
         };
         match self.wish {
             Wish::Stop => self.look_at_stop(process, now),
-            Wish::Start | Wish::Restart => self.look_at_start(process, supervisor, now),
+            Wish::Start | Wish::Restart => self.look_at_start(process, now),
         }
     }
 
@@ -122,7 +119,7 @@ impl Item {
         None
     }
 
-    fn look_at_start(&mut self, process: &Process, supervisor: &Supervisor, now: Time) -> Option<Time> {
+    fn look_at_start(&mut self, process: &Process, now: Time) -> Option<Time> {
         let (phase, run) = (process.phase(), process.run());
         if let Some(run) = run.filter(|run| Some(*run) != self.old) {
             match self.begun {
@@ -149,38 +146,30 @@ impl Item {
             Phase::Stopping if self.begun.is_none() => self.look_at_stopping(process, now),
             Phase::Running | Phase::Starting | Phase::Stopping => None,
             Phase::Stopped | Phase::Exited | Phase::Fatal | Phase::Backoff => {
-                self.look_at_end(process, supervisor);
+                self.look_at_end(process);
                 None
             }
         }
     }
 
     /// It does not run: has it not yet begun, is it done, or has it failed?
-    fn look_at_end(&mut self, process: &Process, supervisor: &Supervisor) {
-        let phase = process.phase();
-        let is_news = self.begun.is_some() || process.since() != self.since;
-        let waits = !supervisor.waits_for(process.id()).is_empty();
-        if self.begun.is_none() && (waits || (!is_news && phase == Phase::Backoff)) {
+    fn look_at_end(&mut self, process: &Process) {
+        // It waits for others, or for the supervisor to get to it.
+        if self.begun.is_none() && process.wants_up() {
             return;
         }
+        let phase = process.phase();
         let good = match process.last_exit() {
             Some((Exit::Code(code), _)) => process.spec().restart.exitcodes.contains(code),
             _ => false,
         };
         match phase {
-            Phase::Exited if process.spec().restart.oneshot && good && is_news => {
+            Phase::Exited if process.spec().restart.oneshot && good && self.begun.is_some() => {
                 let text = last_exit(process).unwrap_or_default();
                 self.finish(true, phase, format!("done, {text}"));
             }
             Phase::Stopped => self.finish(false, phase, format!("not started: {}", process.why())),
-            _ => {
-                let why = match (process.why(), last_exit(process)) {
-                    ("", Some(exit)) => exit,
-                    (why, Some(exit)) if !why.contains(&exit) => format!("{why} ({exit})"),
-                    (why, _) => why.to_owned(),
-                };
-                self.finish(false, phase, format!("{phase}: {why}"));
-            }
+            _ => self.finish(false, phase, format!("{phase}: {}", process.why())),
         }
     }
 
@@ -194,6 +183,11 @@ impl Item {
             None => format!("{reason}: {}", process.phase()),
         };
         self.finish(false, process.phase(), message);
+    }
+
+    fn outcome_at_the_end(self) -> Outcome {
+        let (name, state) = (self.name, self.was.to_string());
+        self.outcome.unwrap_or(Outcome { name, ok: false, state, message: "hob has been shut down".into() })
     }
 
     fn finish(&mut self, ok: bool, phase: Phase, message: String) {
@@ -274,18 +268,13 @@ impl Waiters {
     }
 
     /// Answers everybody with what is known, because hob ends.
-    pub fn end(&mut self, supervisor: &Supervisor, now: Time) -> Vec<Finished> {
-        let clients: Vec<Client> = self.entries.keys().copied().collect();
-        let mut finished = Vec::new();
-        for client in clients {
-            if let Some(done) = self.look_at_all(client, supervisor, now) {
-                finished.push(done);
-            } else if let Some(entry) = self.entries.get_mut(&client) {
-                entry.give_up(supervisor, "hob is shutting down");
-                finished.extend(self.take_if_finished(client));
-            }
-        }
-        finished
+    pub fn end(&mut self) -> Vec<Finished> {
+        self.by_process.clear();
+        let entries = std::mem::take(&mut self.entries);
+        let answer = |(client, entry): (Client, Entry)| {
+            (client, entry.items.into_iter().map(Item::outcome_at_the_end).collect())
+        };
+        entries.into_iter().map(answer).collect()
     }
 
     fn look_at_all(&mut self, client: Client, supervisor: &Supervisor, now: Time) -> Option<Finished> {

@@ -28,8 +28,23 @@ pub fn peer(fd: impl AsFd) -> io::Result<Peer> {
     Ok(Peer { pid: credentials.pid(), uid: credentials.uid(), gid: credentials.gid() })
 }
 
+/// From now on SIGIO, which ends a process that does not catch it, comes when the other end closes, or says anything.
+/// For a child that otherwise only waits for something else. fcntl(2), O_ASYNC.
+pub fn end_with_peer(fd: BorrowedFd<'_>) -> io::Result<()> {
+    use nix::fcntl::{FcntlArg, OFlag, fcntl};
+    let own = nix::unistd::getpid().as_raw();
+    // SAFETY: the descriptor is borrowed for the call, and F_SETOWN takes a plain number.
+    nix::errno::Errno::result(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETOWN, own) })?;
+    let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
+    fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_ASYNC))?;
+    if is_hung_up(fd) {
+        return Err(io::ErrorKind::BrokenPipe.into());
+    }
+    Ok(())
+}
+
 /// The other end has closed both directions: nothing that is written arrives any more. poll(2).
-pub fn is_hung_up(fd: BorrowedFd<'_>) -> bool {
+fn is_hung_up(fd: BorrowedFd<'_>) -> bool {
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
     let mut fds = [PollFd::new(fd, PollFlags::empty())];
     let gone = PollFlags::POLLHUP | PollFlags::POLLERR;
