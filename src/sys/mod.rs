@@ -8,6 +8,8 @@ pub mod fd;
 pub mod limits;
 pub mod proc;
 pub mod process;
+pub mod signal_names;
+pub mod socket_unix;
 pub mod socket;
 pub mod user;
 pub mod watch;
