@@ -185,7 +185,7 @@ impl Maker<'_> {
             name: Name { group: instance.name.clone(), process: process.name.clone() },
             command: Command { line, kind },
             directory: directory.unwrap_or_else(|| placement.home.clone()),
-            env,
+            env: env.into_iter().filter(|(key, value)| instance.env.get(key) != Some(value)).collect(),
             profile: Some(placement.home.join("profile")),
             umask: options.umask,
             limits: Limits { nofile: options.nofile, nice: options.nice, oom_score_adj: options.oom_score_adj },

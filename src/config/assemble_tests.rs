@@ -92,10 +92,17 @@ fn a_scaled_service_becomes_one_instance_per_number() {
     assert_eq!((health.every, health.failures), (Duration::from_secs(1), 3));
 }
 
+/// What a process gets: its instance's environment and its own.
+fn env_of(plan: &Plan, at: usize) -> std::collections::BTreeMap<String, String> {
+    let spec = &plan.specs[at];
+    let instance = plan.instances.iter().find(|i| i.name == spec.name.group).expect("every process has an instance");
+    instance.env.iter().chain(&spec.env).map(|(k, v)| (k.clone(), v.clone())).collect()
+}
+
 #[test]
 fn the_run_environment_is_complete() {
     let plan = plan_of(APP);
-    let web = &plan.specs[2].env;
+    let web = env_of(&plan, 2);
     let expected = [
         ("HOME", "/homes/www.1"),
         ("USER", "dotcloud"),
@@ -117,7 +124,7 @@ fn the_run_environment_is_complete() {
         assert_eq!(web.get(name).map(String::as_str), Some(value), "{name}");
     }
     assert_eq!((web.get("HOB_HOME"), web.get("NOTIFY_SOCKET")), (None, None));
-    let queue = &plan.specs[3].env;
+    let queue = env_of(&plan, 3);
     assert_eq!(
         (queue["MODE"].as_str(), queue["USER"].as_str(), queue["HOME"].as_str()),
         ("slow", "web", "/homes/www.1")
@@ -162,7 +169,7 @@ fn the_settings_reach_every_process_below_its_own_options() {
     assert_eq!(starts, [3, 7, 3, 7, 7]);
     assert_eq!(plan.exit_when, crate::plan::ExitWhen::AllExited);
     assert_eq!(plan.relay_signals[&10], ["www.0:a", "www.0:b", "www.1:a", "www.1:b", "db"]);
-    assert_eq!(plan.specs[0].env["MODE"], "d");
+    assert_eq!(env_of(&plan, 0)["MODE"], "d");
     assert_eq!(plan.specs[0].umask, Some(0o22));
 }
 
@@ -196,4 +203,16 @@ fn processes_that_would_share_a_log_get_their_group_in_front() {
     let made = plan_with(&stack, &placements, &settings, &mut Ports::in_memory(), &own, users(true));
     let logs: Vec<PathBuf> = made.unwrap().0.specs.into_iter().map(|spec| spec.log.path).collect();
     assert_eq!(logs, ["/log/a.web.log", "/log/one.log", "/log/b.web.log"].map(PathBuf::from));
+}
+
+#[test]
+fn a_thousand_processes_are_planned_quickly() {
+    let processes: String = (0..1000).map(|i| format!("    p{i}: {{command: ~/p {i}, stopwaitsecs: 1}}\n")).collect();
+    let text = format!("www:\n  type: custom\n  processes:\n{processes}");
+    let began = std::time::Instant::now();
+    let plan = plan_of(&text);
+    assert_eq!(plan.specs.len(), 1000);
+    assert!(env_of(&plan, 0).len() < 60, "{}", env_of(&plan, 0).len());
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(3), "{took:?}");
 }

@@ -109,6 +109,8 @@ pub fn service_variables(service: &Service) -> Vec<(String, String)> {
         match value.map() {
             // A process with options is first of all its command line.
             Some(_) if key.text == "process" => variables.push((name, command_of(value))),
+            // Every process gets a copy of every variable: their number squared is what it costs.
+            Some(entries) if key.text == "processes" && entries.len() > MAX_PROCESS_VARIABLES => {}
             Some(entries) => variables.extend(entries.iter().map(|(sub, value)| {
                 let text = if key.text == "processes" { command_of(value) } else { value.as_variable() };
                 (format!("{name}_{}", variable_part(&sub.text)), text)
@@ -233,6 +235,9 @@ pub fn variable_part(name: &str) -> String {
 
 /// Words that YAML readers take for something else, and the start of a document.
 const WORDS: &[&str] = &["yes", "no", "true", "false", "on", "off", "y", "n", "null", ".inf", ".nan", "..."];
+
+/// Services with more processes have no `SERVICE_PROCESSES_*`.
+const MAX_PROCESS_VARIABLES: usize = 50;
 
 /// All instances are on this machine.
 const HOST: &str = "127.0.0.1";

@@ -4,7 +4,7 @@
 //! To add an option: one entry here, one field in the struct it sets (and in `plan.rs`), and
 //! `HOB_REGENERATE=1 cargo test config::manual`, which writes it into the man page and `conf/hob.toml`.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::kinds;
@@ -126,7 +126,9 @@ pub enum Question {
 impl ProcessOptions {
     /// The defaults, then those of hob.toml, then the process's own.
     pub fn layered(layers: &[Option<&Value>]) -> (ProcessOptions, Problems) {
-        let mut options = defaults(PROCESS);
+        // Read once: there may be thousands of processes.
+        static BUILT_IN: OnceLock<ProcessOptions> = OnceLock::new();
+        let mut options = BUILT_IN.get_or_init(|| defaults(PROCESS)).clone();
         let mut problems = Problems::default();
         for layer in layers.iter().flatten() {
             problems.0.extend(apply(PROCESS, &mut options, layer).0);
