@@ -1,4 +1,3 @@
-<<<<<<< HEAD
 //! One question to a process: does it answer over HTTP, does it accept a connection, does a command say yes?
 //!
 //! Blocking, in a process of its own that is there for one probe, with one time-out over everything: connecting,
@@ -289,8 +288,3 @@ fn one_line(text: &str) -> String {
 #[cfg(test)]
 #[path = "probe_tests.rs"]
 mod tests;
-=======
-pub fn run(_p: &crate::plan::Probe) -> (i32, String) {
-    (1, "x".into())
-}
->>>>>>> main
