@@ -101,9 +101,9 @@ fn act(call: &mut Call<'_>, wish: Wish) -> Handled {
     if call.host.supervisor().is_shutting_down() && wish != Wish::Stop {
         return Err(failure(503, "hob is shutting down".into()));
     }
-    let supervisor = call.host.supervisor();
+    let (supervisor, now) = (call.host.supervisor(), call.host.now());
     let items: Vec<Item> =
-        ids.iter().filter_map(|&id| supervisor.process(id)).map(|process| Item::new(process, wish)).collect();
+        ids.iter().filter_map(|&id| supervisor.process(id)).map(|process| Item::new(process, wish, now)).collect();
     for id in items.iter().map(Item::id) {
         call.host.feed(match wish {
             Wish::Start => Event::Start(id),

@@ -83,7 +83,7 @@ mod tests {
         let mut text = String::new();
         theirs.read_to_string(&mut text).expect("read");
         let (_, body) = text.split_once("\r\n\r\n").expect("a head");
-        assert_eq!(body, "27\r\n{\"name\":\"web\",\"line\":\"café \u{fffd}\"}\n\r\n0\r\n\r\n");
+        assert_eq!(body, "22\r\n{\"name\":\"web\",\"line\":\"café \u{fffd}\"}\n\r\n0\r\n\r\n");
     }
 
     #[test]
