@@ -46,6 +46,8 @@ pub const REPORT_MAX: usize = 2048;
 pub struct Launch<'a> {
     pub run: u64,
     pub spec: &'a Spec,
+    /// The environment of the instance.
+    pub base_env: &'a BTreeMap<String, String>,
     /// Variables for this run alone.
     pub extra_env: &'a [(String, String)],
     pub stdout: BorrowedFd<'a>,
@@ -111,7 +113,7 @@ impl Launch<'_> {
     }
 
     fn exec_command(&self) -> Failure {
-        let env = c_env(&self.spec.env, self.extra_env);
+        let env = c_env(self.base_env, &self.spec.env, self.extra_env);
         let profile = self.spec.profile.as_deref().filter(|p| p.exists());
         let command = &self.spec.command;
         let script = match (&command.kind, profile) {
@@ -229,13 +231,10 @@ fn quote(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
 
-fn c_env(env: &BTreeMap<String, String>, extra: &[(String, String)]) -> Vec<CString> {
-    env.iter()
-        .map(|(k, v)| (k, v))
-        .filter(|(k, _)| !extra.iter().any(|(e, _)| e == *k))
-        .chain(extra.iter().map(|(k, v)| (k, v)))
-        .filter_map(|(k, v)| CString::new(format!("{k}={v}")).ok())
-        .collect()
+fn c_env(base: &BTreeMap<String, String>, own: &BTreeMap<String, String>, extra: &[(String, String)]) -> Vec<CString> {
+    let mut env: BTreeMap<&str, &str> = base.iter().chain(own).map(|(k, v)| (k.as_str(), v.as_str())).collect();
+    env.extend(extra.iter().map(|(k, v)| (k.as_str(), v.as_str())));
+    env.into_iter().filter_map(|(k, v)| CString::new(format!("{k}={v}")).ok()).collect()
 }
 
 /// Opens hob's own executable for children that cannot reach its path.
@@ -255,10 +254,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_variable_of_the_run_replaces_the_one_of_the_plan() {
-        let env = BTreeMap::from([("A".to_owned(), "1".to_owned()), ("B".to_owned(), "2".to_owned())]);
-        let env = c_env(&env, &[("B".into(), "3".into())]);
-        assert_eq!(env, [c"A=1".to_owned(), c"B=3".to_owned()]);
+    fn the_process_goes_before_the_instance_and_the_run_before_both() {
+        let pairs = |list: &[(&str, &str)]| list.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
+        let (base, own) = (pairs(&[("A", "1"), ("B", "1"), ("C", "1")]), pairs(&[("B", "2"), ("C", "2")]));
+        let env = c_env(&base, &own, &[("C".into(), "3".into())]);
+        assert_eq!(env, [c"A=1".to_owned(), c"B=2".to_owned(), c"C=3".to_owned()]);
     }
 
     #[test]

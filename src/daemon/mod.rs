@@ -330,6 +330,7 @@ impl Daemon {
         let launch = Launch {
             run: run.number,
             spec,
+            base_env: self.base_env(&spec.name.group),
             extra_env: &extra_env,
             stdout,
             stderr,
@@ -340,6 +341,11 @@ impl Daemon {
             pidproxy: self.options.roles.pidproxy,
         };
         sys::process::fork(|| launch.exec())
+    }
+
+    fn base_env(&self, instance: &str) -> &BTreeMap<String, String> {
+        static NOTHING: BTreeMap<String, String> = BTreeMap::new();
+        self.supervisor.plan().instances.iter().find(|i| i.name == instance).map_or(&NOTHING, |i| &i.env)
     }
 
     fn spawn_probe(&self, run: Run, id: ProcessId) -> io::Result<Pid> {
@@ -364,7 +370,8 @@ impl Daemon {
             let _ = launch::become_user(spec.user.as_ref());
             if matches!(probe.ask, Ask::Exec(_)) {
                 let _ = std::env::set_current_dir(&spec.directory);
-                sys::process::replace_environment(spec.env.iter().map(|(k, v)| (k.as_str(), v.as_str())));
+                let base = self.base_env(&spec.name.group).iter();
+                sys::process::replace_environment(base.chain(&spec.env).map(|(k, v)| (k.as_str(), v.as_str())));
             }
             let (status, text) = (self.options.roles.probe)(probe);
             Report::Said { run: run.number, text }.send(self.children.report_tx());

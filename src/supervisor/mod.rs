@@ -10,7 +10,7 @@ mod process;
 mod restart;
 mod snapshot;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -122,6 +122,7 @@ impl Supervisor {
         self.shutdown.is_some()
     }
 
+    /// What holds for all; its specs are in the table.
     pub fn plan(&self) -> &Plan {
         &self.plan
     }
@@ -686,11 +687,16 @@ impl Supervisor {
         let mut old: HashMap<Name, Process> =
             std::mem::take(&mut self.table).into_iter().map(|p| (p.spec.name.clone(), p)).collect();
         let mut changed = Vec::new();
+        let env_of = |plan: &Plan, group: &str| plan.instances.iter().find(|i| i.name == group).map(|i| i.env.clone());
+        let groups: HashSet<&str> = plan.specs.iter().map(|s| s.name.group.as_str()).collect();
+        let moved: HashSet<String> =
+            groups.into_iter().filter(|g| env_of(&self.plan, g) != env_of(&plan, g)).map(str::to_owned).collect();
         for spec in &plan.specs {
             let process = match old.remove(&spec.name) {
                 Some(process) => {
-                    if process.goal == Goal::Gone || process.spec != *spec {
-                        changed.push((process.id, spec.clone()));
+                    let moved = moved.contains(&spec.name.group);
+                    if process.goal == Goal::Gone || process.spec != *spec || moved {
+                        changed.push((process.id, spec.clone(), moved));
                     }
                     process
                 }
@@ -707,10 +713,11 @@ impl Supervisor {
         dropped.sort_by_key(|p| p.id);
         let gone: Vec<ProcessId> = dropped.iter().map(|p| p.id).collect();
         self.table.extend(dropped);
-        self.plan = plan;
+        // The table has the specs from here on.
+        self.plan = Plan { specs: Vec::new(), ..plan };
         self.rebuild();
-        for (id, spec) in changed {
-            self.with(id, |this, at| this.change_spec(now, at, spec));
+        for (id, spec, moved) in changed {
+            self.with(id, |this, at| this.change_spec(now, at, spec, moved));
         }
         for id in gone {
             self.with(id, |this, at| {
@@ -720,13 +727,14 @@ impl Supervisor {
         }
     }
 
-    fn change_spec(&mut self, now: Time, at: usize, spec: Spec) {
+    /// `moved`: the environment of its instance is another one.
+    fn change_spec(&mut self, now: Time, at: usize, spec: Spec, moved: bool) {
         let process = &mut self.table[at];
         let returns = process.goal == Goal::Gone;
         if returns {
             process.goal = if spec.autostart { Goal::Up } else { Goal::Down };
         }
-        let other_program = needs_restart(&process.spec, &spec);
+        let other_program = moved || needs_restart(&process.spec, &spec);
         match &mut process.state {
             State::Stopping { then, .. } if process.goal == Goal::Up => {
                 *then = Then::StartAgain { spec: Some(Box::new(spec)) }

@@ -11,4 +11,5 @@ pub mod process;
 pub mod signal_names;
 pub mod socket_unix;
 pub mod socket;
+pub mod user;
 pub mod watch;

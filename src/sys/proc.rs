@@ -110,6 +110,46 @@ fn set_fsgid(gid: u32) -> u32 {
     unsafe { libc::setfsgid(gid) as u32 }
 }
 
+/// Clock ticks in a second and bytes in a page. sysconf(3).
+pub fn units() -> (f64, u64) {
+    // SAFETY: takes a plain number.
+    let get = |name| unsafe { libc::sysconf(name) };
+    (get(libc::_SC_CLK_TCK).max(1) as f64, u64::try_from(get(libc::_SC_PAGESIZE)).unwrap_or(4096))
+}
+
+/// The process that listens on a TCP port of this network namespace, as far as we may see.
+pub fn listener_of(port: u16) -> Option<(i32, String)> {
+    let wanted = format!(":{port:04X}");
+    let inode = ["/proc/net/tcp", "/proc/net/tcp6"].iter().find_map(|table| {
+        let text = fs::read_to_string(table).ok()?;
+        text.lines().skip(1).find_map(|line| {
+            let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+            // Field 3 is the state, 0A being LISTEN.
+            let listens = fields.get(1)?.ends_with(&wanted) && *fields.get(3)? == "0A";
+            listens.then(|| fields.get(9).map(|inode| format!("socket:[{inode}]")))?
+        })
+    })?;
+    let holder = all().into_iter().find(|stat| {
+        let fds = fs::read_dir(format!("/proc/{}/fd", stat.pid)).into_iter().flatten().flatten();
+        fds.filter_map(|e| fs::read_link(e.path()).ok()).any(|target| target.as_os_str() == inode.as_str())
+    })?;
+    Some((holder.pid, holder.command))
+}
+
+/// Waits until a process has ended, at most so long. pidfd_open(2), or not at all where that is refused.
+pub fn wait_until_gone(pid: i32, within: std::time::Duration) {
+    // SAFETY: takes plain numbers.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    let Ok(fd) = i32::try_from(fd) else { return };
+    if fd < 0 {
+        return;
+    }
+    // SAFETY: the kernel has just given us this descriptor, and nobody else has it.
+    let fd = unsafe { <std::os::fd::OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(fd) };
+    let mut fds = [nix::poll::PollFd::new(std::os::fd::AsFd::as_fd(&fd), nix::poll::PollFlags::POLLIN)];
+    let _ = nix::poll::poll(&mut fds, nix::poll::PollTimeout::try_from(within).unwrap_or(nix::poll::PollTimeout::ZERO));
+}
+
 fn read_small(path: &str) -> io::Result<Vec<u8>> {
     let mut text = Vec::with_capacity(512);
     fs::File::open(path)?.take(4096).read_to_end(&mut text)?;

@@ -138,6 +138,20 @@ pub fn reap_one() -> Option<(Pid, Ended)> {
     }
 }
 
+/// How one child has ended, if it has. waitpid(2).
+pub fn has_ended(pid: Pid) -> io::Result<Option<Ended>> {
+    let mut status = 0;
+    // SAFETY: `status` is a valid place for the kernel to write an int to.
+    let reaped = Errno::result(unsafe { libc::waitpid(pid.as_raw(), &mut status, libc::WNOHANG | libc::__WALL) })?;
+    Ok(match reaped {
+        0 => None,
+        _ if libc::WIFSIGNALED(status) => {
+            Some(Ended::Signal { signal: libc::WTERMSIG(status), core: libc::WCOREDUMP(status) })
+        }
+        _ => Some(Ended::Code(libc::WEXITSTATUS(status) as u8)),
+    })
+}
+
 /// Waits for one child. waitpid(2).
 pub fn wait_for(pid: Pid) -> io::Result<Ended> {
     loop {
