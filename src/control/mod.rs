@@ -35,7 +35,7 @@ use crate::supervisor::event::{Change, Event, ProcessId, Run, Time};
 use crate::sys::socket_unix::{self, FileId};
 use crate::{sys, wire};
 
-pub use self::logs::{LogFile, LogQuery, serve_logs};
+pub use self::logs::{LogQuery, serve_logs};
 
 /// Clients at once; the longest idle one makes room for a newcomer.
 const MAX_CLIENTS: usize = 256;
@@ -338,9 +338,8 @@ impl Control {
         let streams = self.clients.iter().flatten().filter(|client| client.doing() == Doing::Streaming).count();
         let Some(Some(client)) = self.clients.get_mut(slot) else { return };
         let id = Client { slot, serial: client.serial };
-        let reply = routes::find(request, client.peer, self.own_uid).and_then(|(route, name)| {
-            (route.handler)(&mut Call { host, request, name, ring: &self.ring })
-        });
+        let reply = routes::find(request, client.peer, self.own_uid)
+            .and_then(|(route, name)| (route.handler)(&mut Call { host, request, name, ring: &self.ring }));
         match reply {
             Err(answer) | Ok(Reply::Answer(answer)) => client.answer(&answer, now),
             Ok(Reply::Wait { items, timeout }) => {

@@ -164,7 +164,8 @@ mod tests {
         let mut documented = BTreeSet::new();
         let mut lines = page.lines();
         while let Some(line) = lines.next() {
-            if let Some(heading) = line.strip_prefix(".SS ").filter(|h| h.starts_with("GET ") || h.starts_with("POST ")) {
+            if let Some(heading) = line.strip_prefix(".SS ").filter(|h| h.starts_with("GET ") || h.starts_with("POST "))
+            {
                 documented.insert((heading.to_owned(), lines.next().unwrap_or_default().to_owned()));
             }
         }
@@ -179,7 +180,9 @@ mod tests {
             serde_json::from_str(include_str!("../../conf/openapi.json")).expect("openapi.json is JSON");
         let mut documented = BTreeSet::new();
         for (path, methods) in file["paths"].as_object().expect("paths") {
-            for (method, operation) in methods.as_object().expect("methods").iter().filter(|(key, _)| *key != "parameters") {
+            for (method, operation) in
+                methods.as_object().expect("methods").iter().filter(|(key, _)| *key != "parameters")
+            {
                 let summary = operation["summary"].as_str().unwrap_or_default().to_owned();
                 documented.insert((method.to_uppercase(), path.clone(), summary));
             }
@@ -227,10 +230,7 @@ mod tests {
         }
     }
 
-    fn sample(
-        schema: &serde_json::Value,
-        all: &serde_json::Map<String, serde_json::Value>,
-    ) -> serde_json::Value {
+    fn sample(schema: &serde_json::Value, all: &serde_json::Map<String, serde_json::Value>) -> serde_json::Value {
         use serde_json::{Value, json};
         if let Some(first) = schema["allOf"].get(0).or(schema["anyOf"].get(0)) {
             return sample(first, all);

@@ -60,7 +60,7 @@ impl Host for FakeHost {
     }
     fn stream_logs(&mut self, socket: OwnedFd, query: LogQuery) {
         self.log_queries.push(query.clone());
-        serve_logs(socket, &query, |_, line| line("web", b"hello")).expect("the client takes it");
+        logs::send_logs(socket, &query, |_, line| line("web", b"hello")).expect("the client takes it");
     }
     fn shutdown(&mut self) {
         self.shutdowns += 1;
@@ -455,10 +455,10 @@ fn a_signal_reaches_the_run_and_a_stopped_process_gets_none() {
     bench.post("/v1/processes/hello/start", "");
     let mut client = bench.post("/v1/signal", r#"{"names":["web:*"],"signal":"hup"}"#);
     let got = outcomes(&mut client).expect("at once");
-    assert_eq!(got, [
-        ("web:hello".to_owned(), true, "got HUP".to_owned()),
-        ("web:bye".to_owned(), false, "not running".to_owned())
-    ]);
+    assert_eq!(
+        got,
+        [("web:hello".to_owned(), true, "got HUP".to_owned()), ("web:bye".to_owned(), false, "not running".to_owned())]
+    );
     assert_eq!(bench.host.signals, [(bench.runs["web:hello"], 1)]);
     for body in [r#"{"names":["all"]}"#, r#"{"names":["all"],"signal":"TREM"}"#] {
         assert_eq!(answer(&mut bench.post("/v1/signal", body)).expect("at once").0, 400, "{body}");
@@ -468,10 +468,19 @@ fn a_signal_reaches_the_run_and_a_stopped_process_gets_none() {
 #[test]
 fn a_body_that_makes_no_sense_is_refused() {
     let mut bench = Bench::with(vec![spec("web", "web")]);
-    for body in ["", "{}", "[]", "nonsense", "\u{0}", r#"{"names":"web"}"#, r#"{"names":[],"wait":true}"#,
-        r#"{"nmaes":["web"]}"#, r#"{"names":["web"],"timeout":-1}"#, r#"{"names":["web"],"timeout":1e300}"#,
-        r#"{"names":["web"],"signal":"HUP"}"#]
-    {
+    for body in [
+        "",
+        "{}",
+        "[]",
+        "nonsense",
+        "\u{0}",
+        r#"{"names":"web"}"#,
+        r#"{"names":[],"wait":true}"#,
+        r#"{"nmaes":["web"]}"#,
+        r#"{"names":["web"],"timeout":-1}"#,
+        r#"{"names":["web"],"timeout":1e300}"#,
+        r#"{"names":["web"],"signal":"HUP"}"#,
+    ] {
         assert_eq!(answer(&mut bench.post("/v1/start", body)).expect("at once").0, 400, "{body}");
     }
     let deep = "[".repeat(100_000);
@@ -523,7 +532,7 @@ fn logs_are_served_by_somebody_else_who_takes_the_connection() {
     assert!(body.contains(r#"{"name":"web","line":"hello"}"#) && body.ends_with('0'));
     let query = bench.host.log_queries.pop().expect("was asked");
     assert_eq!((query.lines, query.follow, query.since), (Some(5), true, Some(Duration::from_millis(12500))));
-    assert_eq!(query.files, [LogFile { name: "web:hello".into(), path: "/l/hello.log".into() }]);
+    assert_eq!(query.files, [logs::LogFile { name: "web:hello".into(), path: "/l/hello.log".into() }]);
     bench.get("/v1/logs");
     assert_eq!(bench.host.log_queries.pop().expect("was asked").dirs, [PathBuf::from("/l")]);
     assert_eq!(bench.get("/v1/logs?lines=many").0, 400);
@@ -660,7 +669,9 @@ fn a_deleted_socket_is_made_again_and_somebody_elses_is_left() {
 #[test]
 fn rubbish_is_refused_and_the_next_client_served() {
     let mut bench = Bench::with(Vec::new());
-    for rubbish in ["\u{16}\u{3}\u{1}\n\n", "GET / HTTP/9.9\r\n\r\n", "POST /v1/stop HTTP/1.1\r\nContent-Length: 9999999\r\n\r\n"] {
+    for rubbish in
+        ["\u{16}\u{3}\u{1}\n\n", "GET / HTTP/9.9\r\n\r\n", "POST /v1/stop HTTP/1.1\r\nContent-Length: 9999999\r\n\r\n"]
+    {
         let mut client = bench.send(rubbish);
         let (text, ended) = received(&mut client);
         assert!(ended && text.starts_with("HTTP/1.1 4") || text.starts_with("HTTP/1.1 5"), "{text}");
