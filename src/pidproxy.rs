@@ -75,12 +75,20 @@ struct Proxy<'a> {
 
 enum Phase {
     /// The pid file has not named a process of ours yet. Signals that found nobody wait for it.
-    Starting { give_up_at: Duration, pending: Vec<i32>, step: Duration, told: String },
+    Starting {
+        give_up_at: Duration,
+        pending: Vec<i32>,
+        step: Duration,
+        told: String,
+    },
     Following(Server),
     /// The server has ended, but whoever started it is still there and may start another.
     Kept,
     /// Server and command have ended, something of theirs is still there: a successor may show up until then.
-    Leaving { until: Duration, status: i32 },
+    Leaving {
+        until: Duration,
+        status: i32,
+    },
 }
 
 struct Server {

@@ -64,10 +64,8 @@ pub fn wait(at_most: Option<Duration>) -> Option<Arrived> {
     loop {
         // SAFETY: all zeroes is a valid siginfo_t.
         let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
-        let time = at_most.map(|d| libc::timespec {
-            tv_sec: d.as_secs() as libc::time_t,
-            tv_nsec: d.subsec_nanos() as libc::c_long,
-        });
+        let time = at_most
+            .map(|d| libc::timespec { tv_sec: d.as_secs() as libc::time_t, tv_nsec: d.subsec_nanos() as libc::c_long });
         let time = time.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
         // SAFETY: valid set, place and (or no) time.
         let signal = unsafe { libc::sigtimedwait(all.as_ref(), &mut info, time) };
