@@ -247,6 +247,7 @@ impl Control {
                     break;
                 }
             }
+            connection.end();
         }
         self.clients.clear();
     }
@@ -401,6 +402,7 @@ impl Control {
         if let Some(registry) = &self.registry {
             let _ = registry.deregister(connection.stream());
         }
+        connection.end();
         while self.clients.last().is_some_and(Option::is_none) {
             self.clients.pop();
         }

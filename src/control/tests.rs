@@ -283,7 +283,7 @@ fn a_start_fails_with_its_first_failure_not_with_its_last() {
     bench.dies("web", Exit::Code(1));
     let [(_, ok, message)] = outcomes(&mut client).expect("answered").try_into().expect("one outcome");
     assert!(!ok);
-    assert!(message.starts_with("BACKOFF: exited with code 1 after 0.3s, retrying in "), "{message}");
+    assert!(message.starts_with("BACKOFF: exited with code 1 after 0.3s, "), "{message}");
 }
 
 #[test]
@@ -291,7 +291,7 @@ fn a_start_of_something_that_cannot_be_executed_says_why() {
     let mut bench = Bench::with(vec![spec("web", "web")]);
     let mut client = bench.post("/v1/start", r#"{"names":["web"]}"#);
     bench.dies("web", Exit::CannotExec { stage: "exec".into(), errno: 2 });
-    let expected = "FATAL: cannot exec true: no such file or directory (stage exec)";
+    let expected = "FATAL: cannot exec true: no such file or directory";
     assert_eq!(outcomes(&mut client), one("web", false, expected));
 }
 
