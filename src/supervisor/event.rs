@@ -39,6 +39,15 @@ pub enum Job {
     HealthProbe(ProcessId),
 }
 
+impl Job {
+    /// The process it is done for.
+    pub fn process(self) -> ProcessId {
+        match self {
+            Job::Process(id) | Job::ReadyProbe(id) | Job::HealthProbe(id) => id,
+        }
+    }
+}
+
 /// One life of one child, from fork to reap. Every event a child causes carries it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Run {
@@ -64,6 +73,35 @@ pub enum Exit {
     },
     /// It ended, and no one can say how (adopted after hob itself was killed).
     Unknown,
+}
+
+impl Exit {
+    /// A start that failed for want of something that comes back (memory, descriptors, process slots): the same
+    /// command may well run in a moment. Anything else that keeps a program from starting needs a person.
+    pub fn is_passing(&self) -> bool {
+        use nix::errno::Errno;
+        let Exit::CannotExec { errno, .. } = self else { return false };
+        matches!(
+            Errno::from_raw(*errno),
+            Errno::EAGAIN
+                | Errno::ENOMEM
+                | Errno::EMFILE
+                | Errno::ENFILE
+                | Errno::ETXTBSY
+                | Errno::EIO
+                | Errno::EINTR
+                | Errno::ENOBUFS
+                | Errno::ESTALE
+        )
+    }
+}
+
+/// `SIGTERM`, or `signal 40` for one without a name of its own.
+pub fn signal_name(signal: i32) -> String {
+    match nix::sys::signal::Signal::try_from(signal) {
+        Ok(known) => known.as_str().to_owned(),
+        Err(_) => format!("signal {signal}"),
+    }
 }
 
 impl fmt::Display for Exit {
@@ -117,18 +155,23 @@ pub enum Event {
     Swept(Run, Vec<Survivor>),
     /// READY=1 on the notify socket.
     HeardReady(Run),
+    /// What a probe has to say (`connection refused`), before it ends. Only for people: its exit code is its answer.
+    ProbeSaid {
+        run: Run,
+        note: String,
+    },
 }
 
 /// Something to do, in order.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Action {
     /// Start a child for this run. Failure comes back as `Event::Exited(run, CannotExec)`.
     Spawn(Run),
     /// Signal the process group of this run, whose child has not been reaped.
     Signal(Run, i32),
     /// The child of this run is reaped and its process is being stopped: signal whatever is left of it (helpers that
-    /// left the group too) with `signal`, and answer with `Event::Swept`, at once if nothing is left; otherwise
-    /// again whenever fewer are left.
+    /// left the group too, and those of its earlier runs) with `signal`, and answer with `Event::Swept`, at once if
+    /// nothing is left; otherwise again whenever fewer are left. Comes again, with SIGKILL, for what outlives its grace.
     Sweep(Run, i32),
     /// The table has a process it did not have: open its log.
     Added(ProcessId),
