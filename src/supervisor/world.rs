@@ -297,7 +297,7 @@ impl World {
             Happening::HelperDies(id, pid) => {
                 let helpers = self.helpers.entry(id).or_default();
                 helpers.retain(|helper| helper.pid != pid);
-                if let Some(run) = self.supervisor.process(id).and_then(|row| state_run(row)) {
+                if let Some(run) = self.supervisor.process(id).and_then(state_run) {
                     self.later(Duration::ZERO, Happening::AnswersSweep(run));
                 }
             }
