@@ -148,6 +148,13 @@ pub fn connect(path: &Path) -> io::Result<std::os::unix::net::UnixStream> {
     Ok(std::os::unix::net::UnixStream::from(fd))
 }
 
+/// A connected socket that never blocks; WouldBlock when the other side's queue is full.
+pub fn connect_at_once(path: &Path) -> io::Result<std::os::unix::net::UnixStream> {
+    let fd = socket(SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK)?;
+    socket::connect(fd.as_raw_fd(), &UnixAddr::new(path)?)?;
+    Ok(std::os::unix::net::UnixStream::from(fd))
+}
+
 fn socket(flags: SockFlag) -> io::Result<OwnedFd> {
     Ok(socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)?)
 }
