@@ -163,19 +163,21 @@ fn read_act(call: &Call<'_>) -> Result<wire::Act, Answer> {
 }
 
 pub fn instances(call: &mut Call<'_>) -> Handled {
-    let plan = call.host.supervisor().plan();
-    json(&plan.instances.iter().map(|instance| instance_shown(instance, plan)).collect::<Vec<_>>())
+    let supervisor = call.host.supervisor();
+    let shown = supervisor.plan().instances.iter().map(|instance| instance_shown(instance, supervisor));
+    json(&shown.collect::<Vec<_>>())
 }
 
 pub fn instance(call: &mut Call<'_>) -> Handled {
-    let plan = call.host.supervisor().plan();
-    json(&instance_shown(named_instance(plan, call.name)?, plan))
+    let supervisor = call.host.supervisor();
+    json(&instance_shown(named_instance(supervisor.plan(), call.name)?, supervisor))
 }
 
 pub fn environment(call: &mut Call<'_>) -> Handled {
     let plan = call.host.supervisor().plan();
     let instance = named_instance(plan, call.name)?;
-    let profile = plan.specs.iter().filter(|spec| spec.name.group == instance.name).find_map(|s| s.profile.as_ref());
+    let specs = call.host.supervisor().processes().map(Process::spec);
+    let profile = specs.filter(|spec| spec.name.group == instance.name).find_map(|s| s.profile.as_ref());
     json(&wire::Environment {
         home: instance.home.display().to_string(),
         profile: profile.map(|path| path.display().to_string()),
@@ -325,7 +327,7 @@ fn exit_shown(exit: &Exit, at: f64) -> wire::LastExit {
     shown
 }
 
-fn instance_shown(instance: &plan::Instance, plan: &plan::Plan) -> wire::Instance {
+fn instance_shown(instance: &plan::Instance, supervisor: &Supervisor) -> wire::Instance {
     let protocol = |port: &plan::Port| match port.protocol {
         plan::Protocol::Http => "http",
         plan::Protocol::Tcp => "tcp",
@@ -342,7 +344,7 @@ fn instance_shown(instance: &plan::Instance, plan: &plan::Plan) -> wire::Instanc
             if port.protocol == plan::Protocol::Http { "/" } else { "" }
         ),
     };
-    let specs = plan.specs.iter().filter(|spec| spec.name.group == instance.name);
+    let specs = supervisor.processes().map(Process::spec).filter(|spec| spec.name.group == instance.name);
     wire::Instance {
         name: instance.name.clone(),
         service: instance.service.clone(),

@@ -236,8 +236,13 @@ fn parse_head(head: &[u8]) -> Result<(Request, Body), Refusal> {
         return refuse(414, "target over 8 KiB");
     }
     let (path, query) = parse_target(target)?;
-    let mut request =
-        Request { method: parsed.method.unwrap_or_default().to_owned(), path, query, body: Vec::new(), keep_alive: !is_10 };
+    let mut request = Request {
+        method: parsed.method.unwrap_or_default().to_owned(),
+        path,
+        query,
+        body: Vec::new(),
+        keep_alive: !is_10,
+    };
     let (mut length, mut is_chunked, mut is_expected) = (None, false, false);
     for header in parsed.headers.iter() {
         let value = header.value.trim_ascii();
@@ -517,7 +522,8 @@ mod tests {
         let many = "A: b\r\n".repeat(65);
         let big = format!("GET / HTTP/1.1\r\nA: {}", "x".repeat(MAX_HEAD));
         let target = format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(MAX_TARGET));
-        let endless = format!("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n{}", "0".repeat(MAX_CHUNK_LINE + 1));
+        let endless =
+            format!("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n{}", "0".repeat(MAX_CHUNK_LINE + 1));
         let chunks = format!(
             "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n{}",
             format!("80000\r\n{}\r\n", "x".repeat(0x80000)).repeat(3)

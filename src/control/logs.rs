@@ -78,8 +78,7 @@ mod tests {
     #[test]
     fn lines_are_sent_as_chunks_of_json_and_the_end_is_told() {
         let (ours, mut theirs) = UnixStream::pair().expect("a pair");
-        serve_logs(ours.into(), &LogQuery::default(), |_, line| line("web", b"caf\xc3\xa9 \xff"))
-        .expect("served");
+        serve_logs(ours.into(), &LogQuery::default(), |_, line| line("web", b"caf\xc3\xa9 \xff")).expect("served");
         let mut text = String::new();
         theirs.read_to_string(&mut text).expect("read");
         let (_, body) = text.split_once("\r\n\r\n").expect("a head");
@@ -92,9 +91,11 @@ mod tests {
         drop(theirs);
         let query = LogQuery { follow: true, ..LogQuery::default() };
         let mut written = 0;
-        let served = serve_logs(ours.into(), &query, |_, line| loop {
-            written += 1;
-            line("web", b"x")?;
+        let served = serve_logs(ours.into(), &query, |_, line| {
+            loop {
+                written += 1;
+                line("web", b"x")?;
+            }
         });
         assert!(served.is_err() && written <= 1);
     }

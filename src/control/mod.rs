@@ -338,9 +338,8 @@ impl Control {
         let streams = self.clients.iter().flatten().filter(|client| client.doing() == Doing::Streaming).count();
         let Some(Some(client)) = self.clients.get_mut(slot) else { return };
         let id = Client { slot, serial: client.serial };
-        let reply = routes::find(request, client.peer, self.own_uid).and_then(|(route, name)| {
-            (route.handler)(&mut Call { host, request, name, ring: &self.ring })
-        });
+        let reply = routes::find(request, client.peer, self.own_uid)
+            .and_then(|(route, name)| (route.handler)(&mut Call { host, request, name, ring: &self.ring }));
         match reply {
             Err(answer) | Ok(Reply::Answer(answer)) => client.answer(&answer, now),
             Ok(Reply::Wait { items, timeout }) => {

@@ -277,7 +277,10 @@ mod tests {
 
     #[test]
     fn each_process_comes_once_in_the_order_of_the_table() {
-        assert_eq!(names(&["smtp", "queue", "mail:*"]), Ok(vec!["mail".into(), "mail:queue".into(), "mail:smtp".into()]));
+        assert_eq!(
+            names(&["smtp", "queue", "mail:*"]),
+            Ok(vec!["mail".into(), "mail:queue".into(), "mail:smtp".into()])
+        );
     }
 
     #[test]

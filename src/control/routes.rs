@@ -164,7 +164,8 @@ mod tests {
         let mut documented = BTreeSet::new();
         let mut lines = page.lines();
         while let Some(line) = lines.next() {
-            if let Some(heading) = line.strip_prefix(".SS ").filter(|h| h.starts_with("GET ") || h.starts_with("POST ")) {
+            if let Some(heading) = line.strip_prefix(".SS ").filter(|h| h.starts_with("GET ") || h.starts_with("POST "))
+            {
                 documented.insert((heading.to_owned(), lines.next().unwrap_or_default().to_owned()));
             }
         }
@@ -179,7 +180,9 @@ mod tests {
             serde_json::from_str(include_str!("../../conf/openapi.json")).expect("openapi.json is JSON");
         let mut documented = BTreeSet::new();
         for (path, methods) in file["paths"].as_object().expect("paths") {
-            for (method, operation) in methods.as_object().expect("methods").iter().filter(|(key, _)| *key != "parameters") {
+            for (method, operation) in
+                methods.as_object().expect("methods").iter().filter(|(key, _)| *key != "parameters")
+            {
                 let summary = operation["summary"].as_str().unwrap_or_default().to_owned();
                 documented.insert((method.to_uppercase(), path.clone(), summary));
             }

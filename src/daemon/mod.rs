@@ -450,7 +450,7 @@ impl Daemon {
             match reaped {
                 Reaped::Run(run, _, exit) => {
                     if let Some(said) = self.children.said.remove(&run.number) {
-                        self.feed(Event::ProbeSaid(run, said));
+                        self.feed(Event::ProbeSaid { run, note: said });
                     }
                     self.feed(Event::Exited(run, exit));
                 }

@@ -75,6 +75,35 @@ pub enum Exit {
     Unknown,
 }
 
+impl Exit {
+    /// A start that failed for want of something that comes back (memory, descriptors, process slots): the same
+    /// command may well run in a moment. Anything else that keeps a program from starting needs a person.
+    pub fn is_passing(&self) -> bool {
+        use nix::errno::Errno;
+        let Exit::CannotExec { errno, .. } = self else { return false };
+        matches!(
+            Errno::from_raw(*errno),
+            Errno::EAGAIN
+                | Errno::ENOMEM
+                | Errno::EMFILE
+                | Errno::ENFILE
+                | Errno::ETXTBSY
+                | Errno::EIO
+                | Errno::EINTR
+                | Errno::ENOBUFS
+                | Errno::ESTALE
+        )
+    }
+}
+
+/// `SIGTERM`, or `signal 40` for one without a name of its own.
+pub fn signal_name(signal: i32) -> String {
+    match nix::sys::signal::Signal::try_from(signal) {
+        Ok(known) => known.as_str().to_owned(),
+        Err(_) => format!("signal {signal}"),
+    }
+}
+
 impl fmt::Display for Exit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -126,8 +155,11 @@ pub enum Event {
     Swept(Run, Vec<Survivor>),
     /// READY=1 on the notify socket.
     HeardReady(Run),
-    /// The answer of a probe in words; its end follows and decides.
-    ProbeSaid(Run, String),
+    /// What a probe has to say (`connection refused`), before it ends. Only for people: its exit code is its answer.
+    ProbeSaid {
+        run: Run,
+        note: String,
+    },
 }
 
 /// Something to do, in order.
@@ -138,8 +170,8 @@ pub enum Action {
     /// Signal the process group of this run, whose child has not been reaped.
     Signal(Run, i32),
     /// The child of this run is reaped and its process is being stopped: signal whatever is left of it (helpers that
-    /// left the group too) with `signal`, and answer with `Event::Swept`, at once if nothing is left; otherwise
-    /// again whenever fewer are left.
+    /// left the group too, and those of its earlier runs) with `signal`, and answer with `Event::Swept`, at once if
+    /// nothing is left; otherwise again whenever fewer are left. Comes again, with SIGKILL, for what outlives its grace.
     Sweep(Run, i32),
     /// The table has a process it did not have: open its log.
     Added(ProcessId),

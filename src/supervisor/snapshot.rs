@@ -1,63 +1,46 @@
-//! The table as data: for upgrade, recovery and the tests, which restore it before every step.
-
-use std::collections::{HashMap, VecDeque};
+//! The table as data: for an upgrade, for recovery after a crash, and to look at.
+//!
+//! Everything the supervisor knows is in it, moments since boot and actions not yet fetched included, so that a
+//! restored supervisor goes on in the middle of a sentence. The version is that of the shape: whoever changes the
+//! shape raises it, teaches `Snapshot` to read the one before, and keeps an example of each under `tests/snapshots`.
 
 use serde::{Deserialize, Serialize};
 
-use super::event::{Action, Time};
-use super::order::Order;
-use super::process::Process;
-use super::restart::{Dice, StartRate};
-use super::{Shutdown, Supervisor};
-use crate::plan::Plan;
+use super::Table;
 
-/// Everything a supervisor knows. Older versions are kept under `tests/snapshots` and must stay readable.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Snapshot {
-    version: u32,
-    plan: Plan,
-    table: Vec<Process>,
-    next_id: u32,
-    next_run: u64,
-    dice: Dice,
-    rate: StartRate,
-    shutdown: Option<Shutdown>,
-    actions: VecDeque<Action>,
-    touched: Option<Time>,
+    version: Version,
+    pub(super) table: Table,
 }
 
-impl Supervisor {
-    pub fn snapshot(&self) -> Snapshot {
-        Snapshot {
-            version: 1,
-            plan: self.plan.clone(),
-            table: self.table.clone(),
-            next_id: self.next_id,
-            next_run: self.next_run,
-            dice: self.dice.clone(),
-            rate: self.rate.clone(),
-            shutdown: self.shutdown.clone(),
-            actions: self.actions.clone(),
-            touched: self.touched,
-        }
+impl Snapshot {
+    pub(super) fn of(table: Table) -> Snapshot {
+        Snapshot { version: Version, table }
     }
+}
 
-    pub fn restore(snapshot: Snapshot) -> Supervisor {
-        let Snapshot { version: _, plan, table, next_id, next_run, dice, rate, shutdown, actions, touched } = snapshot;
-        let mut supervisor = Supervisor {
-            plan,
-            table,
-            index: HashMap::new(),
-            order: Order::default(),
-            next_id,
-            next_run,
-            dice,
-            rate,
-            shutdown,
-            actions,
-            touched,
-        };
-        supervisor.rebuild();
-        supervisor
+/// The one version that is written. Reading any other is an error, before anything is made of the rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "u32", into = "u32")]
+struct Version;
+
+const CURRENT: u32 = 1;
+
+impl From<Version> for u32 {
+    fn from(_: Version) -> u32 {
+        CURRENT
+    }
+}
+
+impl TryFrom<u32> for Version {
+    type Error = String;
+
+    fn try_from(version: u32) -> Result<Version, String> {
+        if version == CURRENT {
+            Ok(Version)
+        } else {
+            Err(format!("cannot read a snapshot of version {version}: this hob knows version {CURRENT}"))
+        }
     }
 }

@@ -72,6 +72,12 @@ pub fn new_session() -> io::Result<()> {
     Ok(())
 }
 
+/// Makes `pid`, which is this process or a child that has not yet called exec, the leader of a process group of its
+/// own. setpgid(2).
+pub fn lead_group(pid: Pid) -> io::Result<()> {
+    Ok(nix::unistd::setpgid(pid, pid)?)
+}
+
 /// Takes on a user's groups, group and user for good. The step that failed comes with the error. setgroups(2),
 /// setresgid(2), setresuid(2).
 pub fn become_user(uid: u32, gid: u32, groups: &[u32]) -> Result<(), (&'static str, io::Error)> {

@@ -136,7 +136,8 @@ fn listener_of(path: &Path) -> io::Result<Option<i32>> {
     }
     let pid = peer(&fd).map_or(0, |peer| peer.pid);
     // A child of a listener that was killed may still hold the descriptor; it will never answer.
-    let gone = pid > 0 && nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None) == Err(nix::errno::Errno::ESRCH);
+    let gone =
+        pid > 0 && nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None) == Err(nix::errno::Errno::ESRCH);
     Ok((!gone).then_some(pid))
 }
 

@@ -1,0 +1,3 @@
+//! What the supervisor promises, told as transcripts of small worlds, and as rules that no random world breaks.
+
+use super::world::*;
