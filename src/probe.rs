@@ -94,7 +94,11 @@ fn http(url: &str, deadline: &Deadline) -> Result<String, String> {
         let start = String::from_utf8_lossy(&line[..line.len().min(60)]).into_owned();
         format!("the answer is not HTTP: {start:?}")
     })?;
-    if status < 500 { Ok(format!("answers with status {status}")) } else { Err(format!("answers with status {status}")) }
+    if status < 500 {
+        Ok(format!("answers with status {status}"))
+    } else {
+        Err(format!("answers with status {status}"))
+    }
 }
 
 /// The first line of an answer, at most 1 KiB of it.

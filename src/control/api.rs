@@ -2,6 +2,7 @@
 //!
 //! No handler waits, and none touches a descriptor: what takes time is a `Reply` that the connection carries on with.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -101,9 +102,9 @@ fn act(call: &mut Call<'_>, wish: Wish) -> Handled {
     if call.host.supervisor().is_shutting_down() && wish != Wish::Stop {
         return Err(failure(503, "hob is shutting down".into()));
     }
-    let supervisor = call.host.supervisor();
+    let (supervisor, now) = (call.host.supervisor(), call.host.now());
     let items: Vec<Item> =
-        ids.iter().filter_map(|&id| supervisor.process(id)).map(|process| Item::new(process, wish)).collect();
+        ids.iter().filter_map(|&id| supervisor.process(id)).map(|process| Item::new(process, wish, now)).collect();
     for id in items.iter().map(Item::id) {
         call.host.feed(match wish {
             Wish::Start => Event::Start(id),
@@ -164,26 +165,39 @@ fn read_act(call: &Call<'_>) -> Result<wire::Act, Answer> {
 
 pub fn instances(call: &mut Call<'_>) -> Handled {
     let supervisor = call.host.supervisor();
-    let shown = supervisor.plan().instances.iter().map(|instance| instance_shown(instance, supervisor));
-    json(&shown.collect::<Vec<_>>())
+    // Once for all: a thousand instances do not look through a thousand processes each.
+    let mut processes: HashMap<&str, Vec<String>> = HashMap::new();
+    for name in supervisor.processes().map(|process| &process.spec().name) {
+        processes.entry(&name.group).or_default().push(name.to_string());
+    }
+    let shown = |instance: &plan::Instance| {
+        instance_shown(instance, processes.get(instance.name.as_str()).cloned().unwrap_or_default())
+    };
+    json(&supervisor.plan().instances.iter().map(shown).collect::<Vec<_>>())
 }
 
 pub fn instance(call: &mut Call<'_>) -> Handled {
     let supervisor = call.host.supervisor();
-    json(&instance_shown(named_instance(supervisor.plan(), call.name)?, supervisor))
+    let instance = named_instance(supervisor.plan(), call.name)?;
+    let names = specs_of(instance, supervisor).map(|spec| spec.name.to_string());
+    json(&instance_shown(instance, names.collect()))
 }
 
 pub fn environment(call: &mut Call<'_>) -> Handled {
-    let plan = call.host.supervisor().plan();
-    let instance = named_instance(plan, call.name)?;
-    let specs = call.host.supervisor().processes().map(Process::spec);
-    let profile = specs.filter(|spec| spec.name.group == instance.name).find_map(|s| s.profile.as_ref());
+    let supervisor = call.host.supervisor();
+    let instance = named_instance(supervisor.plan(), call.name)?;
+    let profile = specs_of(instance, supervisor).find_map(|spec| spec.profile.as_ref());
     json(&wire::Environment {
         home: instance.home.display().to_string(),
         profile: profile.map(|path| path.display().to_string()),
         user: instance.user.clone(),
         variables: instance.env.clone(),
     })
+}
+
+/// The table has the specs; the plan has given them away.
+fn specs_of<'s>(instance: &'s plan::Instance, supervisor: &'s Supervisor) -> impl Iterator<Item = &'s plan::Spec> {
+    supervisor.processes().map(Process::spec).filter(|spec| spec.name.group == instance.name)
 }
 
 fn named_instance<'p>(plan: &'p plan::Plan, name: &str) -> Result<&'p plan::Instance, Answer> {
@@ -327,7 +341,7 @@ fn exit_shown(exit: &Exit, at: f64) -> wire::LastExit {
     shown
 }
 
-fn instance_shown(instance: &plan::Instance, supervisor: &Supervisor) -> wire::Instance {
+fn instance_shown(instance: &plan::Instance, processes: Vec<String>) -> wire::Instance {
     let protocol = |port: &plan::Port| match port.protocol {
         plan::Protocol::Http => "http",
         plan::Protocol::Tcp => "tcp",
@@ -344,7 +358,6 @@ fn instance_shown(instance: &plan::Instance, supervisor: &Supervisor) -> wire::I
             if port.protocol == plan::Protocol::Http { "/" } else { "" }
         ),
     };
-    let specs = supervisor.processes().map(Process::spec).filter(|spec| spec.name.group == instance.name);
     wire::Instance {
         name: instance.name.clone(),
         service: instance.service.clone(),
@@ -354,7 +367,7 @@ fn instance_shown(instance: &plan::Instance, supervisor: &Supervisor) -> wire::I
         log_dir: instance.log_dir.display().to_string(),
         ports: instance.ports.iter().map(port).collect(),
         user: instance.user.as_ref().map(|user| user.name.clone()),
-        processes: specs.map(|spec| spec.name.to_string()).collect(),
+        processes,
     }
 }
 

@@ -92,6 +92,11 @@ impl Connection {
         self.stream.as_fd()
     }
 
+    /// Ends the connection for the other side too while a child that was just forked still holds the descriptor.
+    pub fn end(&self) {
+        let _ = self.stream.shutdown(std::net::Shutdown::Both);
+    }
+
     pub fn into_fd(self) -> OwnedFd {
         self.stream.into()
     }

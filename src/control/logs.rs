@@ -1,7 +1,7 @@
 //! `GET /v1/logs`: what to send, and the sending, which a child does, since reading a log may block.
 
 use std::io::{self, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -31,12 +31,25 @@ pub struct LogQuery {
     pub since: Option<Duration>,
 }
 
-/// Writes the whole answer, head and chunks, until `follow` comes to its end or the client leaves. For a child of the
-/// daemon, which should first see to it that it ends with its client (`socket_unix::end_with_peer`).
+/// For a child of the daemon: takes a connection over, and ends with its client, which is noticed also while there is
+/// nothing to send. Otherwise as `send_logs`.
 pub fn serve_logs(
     socket: OwnedFd,
     query: &LogQuery,
-    follow: impl FnOnce(&LogQuery, &mut dyn FnMut(&str, &[u8]) -> io::Result<()>) -> io::Result<()>,
+    follow: impl FnOnce(&LogQuery, &mut Show<'_>) -> io::Result<()>,
+) -> io::Result<()> {
+    socket_unix::end_with_peer(socket.as_fd())?;
+    send_logs(socket, query, follow)
+}
+
+/// Takes the name of a log and one line of it.
+pub type Show<'a> = dyn FnMut(&str, &[u8]) -> io::Result<()> + 'a;
+
+/// Writes the whole answer, head and chunks, until `follow` comes to its end or the client leaves.
+pub(super) fn send_logs(
+    socket: OwnedFd,
+    query: &LogQuery,
+    follow: impl FnOnce(&LogQuery, &mut Show<'_>) -> io::Result<()>,
 ) -> io::Result<()> {
     let mut stream = UnixStream::from(socket);
     stream.set_nonblocking(false)?;
@@ -78,11 +91,11 @@ mod tests {
     #[test]
     fn lines_are_sent_as_chunks_of_json_and_the_end_is_told() {
         let (ours, mut theirs) = UnixStream::pair().expect("a pair");
-        serve_logs(ours.into(), &LogQuery::default(), |_, line| line("web", b"caf\xc3\xa9 \xff")).expect("served");
+        send_logs(ours.into(), &LogQuery::default(), |_, line| line("web", b"caf\xc3\xa9 \xff")).expect("served");
         let mut text = String::new();
         theirs.read_to_string(&mut text).expect("read");
         let (_, body) = text.split_once("\r\n\r\n").expect("a head");
-        assert_eq!(body, "27\r\n{\"name\":\"web\",\"line\":\"café \u{fffd}\"}\n\r\n0\r\n\r\n");
+        assert_eq!(body, "22\r\n{\"name\":\"web\",\"line\":\"café \u{fffd}\"}\n\r\n0\r\n\r\n");
     }
 
     #[test]
@@ -91,7 +104,7 @@ mod tests {
         drop(theirs);
         let query = LogQuery { follow: true, ..LogQuery::default() };
         let mut written = 0;
-        let served = serve_logs(ours.into(), &query, |_, line| {
+        let served = send_logs(ours.into(), &query, |_, line| {
             loop {
                 written += 1;
                 line("web", b"x")?;

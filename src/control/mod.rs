@@ -35,7 +35,7 @@ use crate::supervisor::event::{Change, Event, ProcessId, Run, Time};
 use crate::sys::socket_unix::{self, FileId};
 use crate::{sys, wire};
 
-pub use self::logs::{LogFile, LogQuery, serve_logs};
+pub use self::logs::{LogQuery, serve_logs};
 
 /// Clients at once; the longest idle one makes room for a newcomer.
 const MAX_CLIENTS: usize = 256;
@@ -247,6 +247,7 @@ impl Control {
                     break;
                 }
             }
+            connection.end();
         }
         self.clients.clear();
     }
@@ -401,6 +402,7 @@ impl Control {
         if let Some(registry) = &self.registry {
             let _ = registry.deregister(connection.stream());
         }
+        connection.end();
         while self.clients.last().is_some_and(Option::is_none) {
             self.clients.pop();
         }

@@ -191,4 +191,66 @@ mod tests {
             ROUTES.iter().map(|r| (r.method.to_owned(), r.path.to_owned(), r.doc.to_owned())).collect();
         assert_eq!(documented, expected);
     }
+
+    #[test]
+    fn the_openapi_file_has_every_field_of_every_value_and_no_other() {
+        let file: serde_json::Value =
+            serde_json::from_str(include_str!("../../conf/openapi.json")).expect("openapi.json is JSON");
+        let schemas = file["components"]["schemas"].as_object().expect("schemas");
+        for (name, schema) in schemas {
+            let sample = sample(schema, schemas);
+            let again = reread(name, &sample);
+            assert_eq!(again.as_ref().ok(), Some(&sample), "{name}: {again:?}");
+        }
+    }
+
+    /// What a value looks like after our own type has read it and written it again.
+    fn reread(name: &str, sample: &serde_json::Value) -> Result<serde_json::Value, serde_json::Error> {
+        use crate::wire::*;
+        fn through<T: serde::Serialize + for<'a> serde::Deserialize<'a>>(
+            sample: &serde_json::Value,
+        ) -> Result<serde_json::Value, serde_json::Error> {
+            serde_json::to_value(serde_json::from_value::<T>(sample.clone())?)
+        }
+        match name {
+            "Process" => through::<Process>(sample),
+            "LastExit" => through::<LastExit>(sample),
+            "Instance" => through::<Instance>(sample),
+            "Port" => through::<Port>(sample),
+            "Environment" => through::<Environment>(sample),
+            "Info" => through::<Info>(sample),
+            "Event" => through::<Event>(sample),
+            "Outcome" => through::<Outcome>(sample),
+            "Failure" => through::<Failure>(sample),
+            "Act" => through::<Act>(sample),
+            "Done" => through::<Done>(sample),
+            "Health" => through::<Health>(sample),
+            "LogLine" => through::<LogLine>(sample),
+            other => panic!("no type for {other}"),
+        }
+    }
+
+    fn sample(schema: &serde_json::Value, all: &serde_json::Map<String, serde_json::Value>) -> serde_json::Value {
+        use serde_json::{Value, json};
+        if let Some(first) = schema["allOf"].get(0).or(schema["anyOf"].get(0)) {
+            return sample(first, all);
+        }
+        if let Some(reference) = schema["$ref"].as_str() {
+            return sample(&all[reference.rsplit('/').next().expect("a name")], all);
+        }
+        let kind = schema["type"].as_str().or(schema["type"][0].as_str()).expect("a type");
+        match kind {
+            "string" => json!("x"),
+            "integer" => json!(1),
+            "number" => json!(1.5),
+            "boolean" => json!(true),
+            "array" => json!([sample(&schema["items"], all)]),
+            "object" => match schema["properties"].as_object() {
+                Some(fields) => fields.iter().map(|(name, field)| (name.clone(), sample(field, all))).collect(),
+                None if schema["type"].is_array() => Value::Null,
+                None => json!({}),
+            },
+            other => panic!("no sample of {other}"),
+        }
+    }
 }

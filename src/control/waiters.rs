@@ -38,6 +38,7 @@ pub struct Item {
     name: String,
     wish: Wish,
     was: Phase,
+    asked_at: Time,
     /// The life that the wish ends; what happens in it is not its outcome.
     old: Option<Run>,
     /// The first life that the wish began.
@@ -47,7 +48,7 @@ pub struct Item {
 
 impl Item {
     /// To be made before the supervisor hears of the wish.
-    pub fn new(process: &Process, wish: Wish) -> Item {
+    pub fn new(process: &Process, wish: Wish, now: Time) -> Item {
         let old = match wish {
             Wish::Start if process.phase() != Phase::Stopping => None,
             _ => process.run(),
@@ -57,6 +58,7 @@ impl Item {
             name: process.spec().name.to_string(),
             wish,
             was: process.phase(),
+            asked_at: now,
             old,
             begun: None,
             outcome: None,
@@ -110,7 +112,7 @@ impl Item {
     /// Its stop is under way; it has its whole grace, and a little more to be killed in.
     fn look_at_stopping(&mut self, process: &Process, now: Time) -> Option<Time> {
         let stop = &process.spec().stop;
-        let due = process.since() + stop.drain + stop.wait + AFTER_KILL;
+        let due = (process.since() + stop.drain + stop.wait).max(self.asked_at) + AFTER_KILL;
         if now < due {
             return Some(due);
         }

@@ -4,6 +4,7 @@
 //! never an "exited with code 127". Where a shell has to source a profile or expand words first, it hands over to
 //! `hob __exec`, which does the one exec that counts and reports in the same way.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ffi::{CString, OsString};
 use std::io;
@@ -82,7 +83,8 @@ impl Launch<'_> {
         sys::limits::set_umask(self.spec.umask.unwrap_or(0o022));
         self.set_limits();
         become_user(self.spec.user.as_ref())?;
-        std::env::set_current_dir(&self.spec.directory).stage("change to its directory")?;
+        let directory = &self.spec.directory;
+        std::env::set_current_dir(directory).stage(format!("change to {}", directory.display()))?;
         let Some(pidfile) = &self.spec.pidfile else { return Err(self.exec_command()) };
         sys::process::set_name("hob pidproxy");
         Ok((self.pidproxy)(pidfile, &mut || {
@@ -133,7 +135,7 @@ impl Launch<'_> {
             sys::process::close_on_exec_from(3);
         }
         let failure = exec_words(vec![shell.into(), b"-c".to_vec(), script.into_bytes()], &env);
-        Failure { stage: "exec the shell", ..failure }
+        Failure { stage: "exec the shell".into(), ..failure }
     }
 
     /// Leaves the report socket as 3 and hob's executable as 4, and says by which path a shell can exec the latter.
@@ -184,23 +186,23 @@ const EXE_FD: i32 = 4;
 pub fn become_user(user: Option<&Identity>) -> Result<(), Failure> {
     let Some(user) = user else { return Ok(()) };
     sys::process::become_user(user.uid, user.gid, &user.groups)
-        .map_err(|(stage, why)| Failure { stage, errno: errno_of(&why) })
+        .map_err(|(stage, why)| Failure { stage: stage.into(), errno: errno_of(&why) })
 }
 
 /// A step that failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    pub stage: &'static str,
+    pub stage: Cow<'static, str>,
     pub errno: Errno,
 }
 
 trait Stage<T> {
-    fn stage(self, stage: &'static str) -> Result<T, Failure>;
+    fn stage(self, stage: impl Into<Cow<'static, str>>) -> Result<T, Failure>;
 }
 
 impl<T> Stage<T> for io::Result<T> {
-    fn stage(self, stage: &'static str) -> Result<T, Failure> {
-        self.map_err(|why| Failure { stage, errno: errno_of(&why) })
+    fn stage(self, stage: impl Into<Cow<'static, str>>) -> Result<T, Failure> {
+        self.map_err(|why| Failure { stage: stage.into(), errno: errno_of(&why) })
     }
 }
 
@@ -217,9 +219,9 @@ fn exec_words(words: Vec<Vec<u8>>, env: &[CString]) -> Failure {
     match words {
         Ok(words) => {
             let (stage, errno) = sys::process::exec(&words, env);
-            Failure { stage, errno }
+            Failure { stage: stage.into(), errno }
         }
-        Err(_) => Failure { stage: "exec", errno: Errno::EINVAL },
+        Err(_) => Failure { stage: "exec".into(), errno: Errno::EINVAL },
     }
 }
 

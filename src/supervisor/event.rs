@@ -167,7 +167,8 @@ pub enum Event {
 pub enum Action {
     /// Start a child for this run. Failure comes back as `Event::Exited(run, CannotExec)`.
     Spawn(Run),
-    /// Signal the process group of this run, whose child has not been reaped.
+    /// Signal the process group of this run. If its child has been reaped in the meantime (in the same batch of
+    /// events), nothing.
     Signal(Run, i32),
     /// The child of this run is reaped and its process is being stopped: signal whatever is left of it (helpers that
     /// left the group too, and those of its earlier runs) with `signal`, and answer with `Event::Swept`, at once if

@@ -35,14 +35,19 @@ use self::order::Order;
 use self::restart::{Chance, Rate};
 use crate::plan::{ExitWhen, Name, Plan};
 
+#[allow(unused_imports)] // The parts of a state are for whoever looks into one.
 pub use self::process::{Awaits, Goal, Process, Retry, State, Step, Then};
 pub use self::snapshot::Snapshot;
 
 pub struct Supervisor {
     table: Table,
-    /// Follows from the table.
+    // The rest follows from the table. It is kept so that a death among a thousand processes costs a look at a few.
     order: Order,
-    /// The first deadline in the table; right whenever the table is settled.
+    /// The places to look at in the next round: those that something happened to, and those that wait for others.
+    attention: Vec<usize>,
+    /// For each place, its deadline; right for all that `attention` does not name.
+    deadlines: Vec<Time>,
+    /// The first of them.
     due_at: Option<Time>,
 }
 
@@ -117,7 +122,7 @@ impl Supervisor {
                 let changed = replan::replan(&mut self.table, plan);
                 // Places have moved, and the next event already needs the new ones.
                 if changed {
-                    self.put_in_order();
+                    self.look_anew();
                 }
                 changed
             }
@@ -135,15 +140,22 @@ impl Supervisor {
 
     /// Something may be due.
     pub fn handle_timeout(&mut self, now: Time) {
+        if self.table.unsettled {
+            self.find_due();
+        }
         let Table { rows, common, unsettled, .. } = &mut self.table;
         common.now = common.now.max(now);
-        if !*unsettled && self.due_at.is_none_or(|due_at| due_at > common.now) {
+        if self.due_at.is_none_or(|due_at| due_at > common.now) {
             return;
         }
-        for process in rows {
-            while process.due(common) {
+        for (place, deadline) in self.deadlines.iter().enumerate() {
+            if *deadline > common.now {
+                continue;
+            }
+            while rows[place].due(common) {
                 *unsettled = true;
             }
+            self.attention.push(place);
         }
     }
 
@@ -165,8 +177,14 @@ impl Supervisor {
     }
 
     pub fn restore(snapshot: Snapshot) -> Supervisor {
-        let mut supervisor = Supervisor { table: snapshot.table, order: Order::default(), due_at: None };
-        supervisor.put_in_order();
+        let mut supervisor = Supervisor {
+            table: snapshot.table,
+            order: Order::default(),
+            attention: Vec::new(),
+            deadlines: Vec::new(),
+            due_at: None,
+        };
+        supervisor.look_anew();
         supervisor.find_due();
         supervisor
     }
@@ -216,12 +234,17 @@ impl Supervisor {
     fn tell(&mut self, id: ProcessId, message: impl FnOnce(&mut Process, &mut Common)) -> bool {
         let Some(place) = self.order.place(id) else { return false };
         message(&mut self.table.rows[place], &mut self.table.common);
+        self.attention.push(place);
         true
     }
 
-    fn ask<T: Default>(&mut self, run: Run, message: impl FnOnce(&mut Process, &mut Common) -> T) -> T {
-        let Some(place) = self.order.place(run.job.process()) else { return T::default() };
-        message(&mut self.table.rows[place], &mut self.table.common)
+    fn ask(&mut self, run: Run, message: impl FnOnce(&mut Process, &mut Common) -> bool) -> bool {
+        let Some(place) = self.order.place(run.job.process()) else { return false };
+        let noticed = message(&mut self.table.rows[place], &mut self.table.common);
+        if noticed {
+            self.attention.push(place);
+        }
+        noticed
     }
 
     /// A person ends it; a second time perhaps with less patience.
@@ -244,6 +267,7 @@ impl Supervisor {
         for process in rows {
             process.shut_down(common);
         }
+        self.look_anew();
     }
 }
 
@@ -253,8 +277,11 @@ impl Supervisor {
     fn reconcile(&mut self) {
         loop {
             if self.table.common.order_changed {
-                self.put_in_order();
+                self.look_anew();
             }
+            let order = &self.order;
+            self.attention.sort_unstable_by_key(|place| order.rank(*place));
+            self.attention.dedup();
             let mut moved = self.stop_all_who_may();
             moved |= self.forget_the_gone();
             if !self.is_shutting_down() {
@@ -266,12 +293,14 @@ impl Supervisor {
         }
         self.table.unsettled = false;
         self.find_due();
+        let rows = &self.table.rows;
+        self.attention.retain(|place| rows[*place].wants_start() || rows[*place].wants_stop());
     }
 
     fn stop_all_who_may(&mut self) -> bool {
         let mut moved = false;
-        for nth in (0..self.order.ranked().len()).rev() {
-            let place = self.order.ranked()[nth];
+        for nth in (0..self.attention.len()).rev() {
+            let place = self.attention[nth];
             if self.table.rows[place].wants_stop()
                 && !self.order.dependents(place).iter().any(|other| self.holds_up(*other))
             {
@@ -285,8 +314,8 @@ impl Supervisor {
     fn start_all_who_may(&mut self) -> bool {
         let mut moved = false;
         let mut text = String::new();
-        for nth in 0..self.order.ranked().len() {
-            let place = self.order.ranked()[nth];
+        for nth in 0..self.attention.len() {
+            let place = self.attention[nth];
             if !self.table.rows[place].wants_start() {
                 continue;
             }
@@ -313,18 +342,17 @@ impl Supervisor {
 
     fn forget_the_gone(&mut self) -> bool {
         let Table { rows, common, .. } = &mut self.table;
-        let before = rows.len();
+        if !self.attention.iter().any(|place| rows[*place].is_gone()) {
+            return false;
+        }
         rows.retain(|process| {
             if process.is_gone() {
                 common.act(Action::Removed(process.id()));
             }
             !process.is_gone()
         });
-        let moved = rows.len() < before;
-        if moved {
-            self.put_in_order();
-        }
-        moved
+        self.look_anew();
+        true
     }
 
     /// Whether hob ends, or has ended, now that nothing moves. True if that makes something move again.
@@ -382,15 +410,21 @@ impl Supervisor {
         }
     }
 
-    fn put_in_order(&mut self) {
+    /// Forgets what followed from an earlier table.
+    fn look_anew(&mut self) {
         self.order = Order::of(self.table.rows.iter().map(|process| (process.id(), process.spec())));
+        self.attention = (0..self.table.rows.len()).collect();
+        self.deadlines = vec![NEVER; self.table.rows.len()];
         self.table.common.order_changed = false;
     }
 
     fn find_due(&mut self) {
+        for place in &self.attention {
+            self.deadlines[*place] = self.table.rows[*place].deadline().unwrap_or(NEVER);
+        }
         self.due_at = match self.table.common.stage {
             Stage::Closed(_) => None,
-            Stage::Serving | Stage::Closing(_) => self.table.rows.iter().filter_map(Process::deadline).min(),
+            Stage::Serving | Stage::Closing(_) => self.deadlines.iter().copied().min().filter(|first| *first < NEVER),
         };
     }
 }
@@ -412,3 +446,4 @@ impl Common {
 }
 
 const SIGKILL: i32 = 9;
+const NEVER: Time = Time(Duration::MAX);

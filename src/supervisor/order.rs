@@ -16,8 +16,8 @@ pub struct Order {
     after: Vec<Vec<usize>>,
     /// For each place: the places that start after it.
     dependents: Vec<Vec<usize>>,
-    /// All places by (priority, place).
-    ranked: Vec<usize>,
+    /// For each place: where it stands by (priority, place).
+    ranks: Vec<usize>,
     places: HashMap<ProcessId, usize>,
 }
 
@@ -39,8 +39,12 @@ impl Order {
         }
         let mut ranked: Vec<usize> = (0..rows.len()).collect();
         ranked.sort_by_key(|place| (rows[*place].1.priority, *place));
+        let mut ranks = vec![0; rows.len()];
+        for (rank, place) in ranked.into_iter().enumerate() {
+            ranks[place] = rank;
+        }
         let places = rows.iter().enumerate().map(|(place, (id, _))| (*id, place)).collect();
-        Order { after, dependents, ranked, places }
+        Order { after, dependents, ranks, places }
     }
 
     pub fn place(&self, id: ProcessId) -> Option<usize> {
@@ -55,9 +59,9 @@ impl Order {
         &self.dependents[place]
     }
 
-    /// All places, the first to start first; stops go backwards.
-    pub fn ranked(&self) -> &[usize] {
-        &self.ranked
+    /// The lowest starts first; stops go backwards.
+    pub fn rank(&self, place: usize) -> usize {
+        self.ranks[place]
     }
 }
 

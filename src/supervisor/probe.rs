@@ -39,7 +39,7 @@ impl Inquiry {
     }
 
     /// Its deadline has come: asks, or ends a probe that should have ended itself.
-    pub fn due(&mut self, job: Job, timeout: Duration, common: &mut Common) {
+    pub(super) fn due(&mut self, job: Job, timeout: Duration, common: &mut Common) {
         match &mut self.step {
             Step::Idle { .. } => {
                 let run = common.new_run(job);
@@ -84,7 +84,7 @@ impl Inquiry {
     }
 
     /// Nobody wants to know any more.
-    pub fn cancel(&self, common: &mut Common) {
+    pub(super) fn cancel(&self, common: &mut Common) {
         if let Step::Asked { run, .. } = self.step {
             common.act(Action::Signal(run, super::SIGKILL));
         }

@@ -242,11 +242,14 @@ impl Process {
     pub(super) fn deadline(&self) -> Option<Time> {
         match &self.state {
             State::Stopped | State::Exited { .. } | State::Fatal { .. } => None,
-            State::Starting { awaits, .. } => Some(match awaits {
-                Awaits::Time { settled_at } => *settled_at,
-                Awaits::Notice { give_up_at } => *give_up_at,
-                Awaits::Probe { give_up_at, inquiry } => inquiry.deadline().min(*give_up_at),
-            }),
+            State::Starting { awaits, .. } => match awaits {
+                Awaits::Time { settled_at } => Some(*settled_at),
+                // Whether it would get ready matters no more once it is to stop, and its turn for that may come later.
+                Awaits::Notice { .. } | Awaits::Probe { .. } if self.goal != Goal::Up => None,
+                Awaits::Notice { give_up_at } => Some(*give_up_at),
+                Awaits::Probe { give_up_at, inquiry } => Some(inquiry.deadline().min(*give_up_at)),
+            },
+            State::Running { .. } if self.goal != Goal::Up => None,
             State::Running { health, .. } => health.as_ref().map(Inquiry::deadline),
             State::Backoff { retry, .. } => match retry {
                 Retry::At { retry_at, .. } => Some(*retry_at),
@@ -528,7 +531,7 @@ impl Process {
             State::Starting { .. } | State::Running { .. } => self.begin_stop(Then::Rest, reason.to_owned(), common),
             State::Backoff { run, .. } | State::Exited { run, .. } | State::Fatal { run, .. } => {
                 let now = common.now;
-                self.sweep(run, now, None, format!("{reason}: ends what it left behind"), common);
+                self.sweep(run, now, None, format!("{reason}; ends what it left behind"), common);
             }
             State::Stopped | State::Stopping { .. } => {}
         }
@@ -656,7 +659,7 @@ impl Process {
         let Some(health) = &self.spec.health else { return false };
         let every = probe::health_pause(health.every);
         let Some(good) = inquiry.answered(probe, exit, common.now, |_| every) else { return false };
-        if !good && inquiry.failures() >= health.failures {
+        if !good && inquiry.failures() >= health.failures && self.goal == Goal::Up {
             let why = format!("unhealthy: {} ({} times in a row)", inquiry.note(), inquiry.failures());
             self.begin_stop(Then::Unhealthy, why, common);
         }
@@ -704,7 +707,7 @@ impl Process {
                 Step::Draining { .. } => {
                     common.act(Action::Signal(*run, signal));
                     *step = Step::Signalled { kill_at: now + grace };
-                    self.why = format!("drained: {}", signalled(signal, grace));
+                    self.why = format!("drained; {}", signalled(signal, grace));
                 }
                 Step::Signalled { .. } => {
                     common.act(Action::Signal(*run, SIGKILL));
@@ -812,11 +815,11 @@ impl Process {
         // Nobody comes to a process that is not ready, or not well; and who is in a hurry has no time to drain.
         let drains = self.is_ready() && then == Then::Rest && common.grace.is_none() && !stop.drain.is_zero();
         let (step, why) = if drains {
-            let why = format!("{reason}: drains for {}", words::setting(stop.drain));
+            let why = format!("{reason}; drains for {}", words::setting(stop.drain));
             (Step::Draining { signal_at: now + stop.drain }, why)
         } else {
             common.act(Action::Signal(run, stop.signal));
-            let why = format!("{reason}: {}", signalled(stop.signal, grace));
+            let why = format!("{reason}; {}", signalled(stop.signal, grace));
             (Step::Signalled { kill_at: now + grace }, why)
         };
         self.change(State::Stopping { run, started_at, step, then }, why, None, common);

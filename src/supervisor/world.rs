@@ -2,7 +2,7 @@
 //!
 //! It does what the daemon does, in no time, and watches the rules while it does: at every action and after every step
 //! it compares what the supervisor believes with what is so. It can throw the supervisor away and rebuild it from its
-//! snapshot before every event, and nothing may change by that.
+//! snapshot at every step, and nothing may change by that.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
@@ -138,8 +138,8 @@ pub struct World {
     watches: BTreeMap<ProcessId, Watch>,
     closing: Option<(Time, Option<Time>)>,
     sequence: u64,
-    /// Print each action, to look at one world.
-    pub quiet: bool,
+    /// Prints each action.
+    pub talks: bool,
 }
 
 impl World {
@@ -171,7 +171,7 @@ impl World {
             watches: BTreeMap::new(),
             closing: None,
             sequence: 0,
-            quiet: false,
+            talks: false,
         }
     }
 
@@ -244,9 +244,9 @@ impl World {
             }
             _ => {}
         }
+        self.restore();
         self.deliver(event);
-        self.supervisor.handle_timeout(self.now);
-        self.carry_out();
+        self.settle();
     }
 
     fn wished(&mut self, id: ProcessId, unwanted: bool) {
@@ -258,7 +258,6 @@ impl World {
 
     /// Feeds events without looking at the actions: a batch.
     pub fn deliver(&mut self, event: Event) {
-        self.restore();
         self.supervisor.handle(self.now, event);
     }
 
@@ -277,19 +276,18 @@ impl World {
         }
         self.now = self.now.max(next);
         self.steps += 1;
+        self.restore();
         while let Some(entry) = self.agenda.first_entry()
             && entry.key().0 <= self.now
         {
             let happening = entry.remove();
             self.happen(happening);
-            // A signal handler may tell of one death, or of many.
-            if self.dice.one_in(2) {
+            // The daemon may hear of one death at a time, or of many.
+            if self.chance.is_none() || self.dice.one_in(2) {
                 self.carry_out();
             }
         }
-        self.restore();
-        self.supervisor.handle_timeout(self.now);
-        self.carry_out();
+        self.settle();
         true
     }
 
@@ -299,7 +297,7 @@ impl World {
             Happening::HelperDies(id, pid) => {
                 let helpers = self.helpers.entry(id).or_default();
                 helpers.retain(|helper| helper.pid != pid);
-                if let Some(run) = self.supervisor.process(id).and_then(|row| state_run(row)) {
+                if let Some(run) = self.supervisor.process(id).and_then(state_run) {
                     self.later(Duration::ZERO, Happening::AnswersSweep(run));
                 }
             }
@@ -371,7 +369,7 @@ impl World {
 
     fn carry_out(&mut self) {
         while let Some(action) = self.supervisor.poll_action() {
-            if !self.quiet && std::env::var_os("HOB_WORLD").is_some() {
+            if self.talks {
                 println!("{:10.3} {action:?}", self.clock());
             }
             self.act(action);
@@ -382,6 +380,15 @@ impl World {
         if self.finish.is_none() {
             self.finish = self.supervisor.finished();
         }
+    }
+
+    /// The end of a step: what is due is done, and then the rules hold.
+    fn settle(&mut self) {
+        if self.dice.one_in(8) {
+            self.restore();
+        }
+        self.supervisor.handle_timeout(self.now);
+        self.carry_out();
         self.check();
     }
 
@@ -416,7 +423,12 @@ impl World {
     fn spawn(&mut self, run: Run) {
         let id = run.job.process();
         assert!(!self.kids.contains_key(&run) && !self.graves.contains(&run), "a run begins once");
-        assert!(!self.kids.keys().any(|other| other.job == run.job), "two lives of one process: {run:?}");
+        // A probe that nobody waits for any more may still be dying.
+        let mut others = self.kids.values().filter(|other| other.run.job == run.job);
+        assert!(
+            others.all(|other| other.killed && !matches!(run.job, Job::Process(_))),
+            "two lives of one process: {run:?}"
+        );
         assert!(self.finish.is_none());
         let row = self.supervisor.process(id).expect("what is spawned is in the table");
         let spec = row.spec().clone();
@@ -493,7 +505,10 @@ impl World {
         }
         let wait = self.supervisor.process(id).map_or(Duration::ZERO, |row| row.spec().stop.wait);
         let hurry = self.closing.and_then(|(_, by)| by);
-        let kid = self.kids.get_mut(&run).expect("only what has not been reaped is signalled");
+        let Some(kid) = self.kids.get_mut(&run) else {
+            assert!(self.graves.contains(&run) && !is_main, "only what has begun is signalled");
+            return;
+        };
         let first = !kid.killed;
         if is_main && signal == SIGKILL {
             let due = kid.kill_at.expect("SIGKILL only after the stop signal");
@@ -587,7 +602,7 @@ impl World {
         match row.phase() {
             Phase::Starting => {
                 let kid = kid.expect("STARTING has a child");
-                assert!(now < kid.must_settle_at, "{name} is STARTING for too long");
+                assert!(now < kid.must_settle_at || row.wants_stop(), "{name} is STARTING for too long");
             }
             Phase::Running => assert!(kid.is_some()),
             Phase::Backoff => {
@@ -642,6 +657,7 @@ impl World {
             3 => Event::HeardReady(run),
             _ => Event::ProbeSaid { run, note: "late".into() },
         };
+        self.settle();
         let before = self.supervisor.snapshot();
         self.tell(event.clone());
         assert_eq!(before, self.supervisor.snapshot(), "a late event changes something: {event:?}");
@@ -649,6 +665,7 @@ impl World {
 
     /// The plan it already has.
     pub fn same_plan(&mut self, plan: &Plan) {
+        self.settle();
         let before = self.supervisor.snapshot();
         self.tell(Event::Plan(plan.clone()));
         assert_eq!(before, self.supervisor.snapshot(), "the same plan changes something");
