@@ -58,7 +58,7 @@ impl SignalFd {
         let size = size_of::<libc::signalfd_siginfo>();
         // SAFETY: `info` is a valid place for `size` bytes.
         let got = unsafe { libc::read(self.0.as_raw_fd(), (&raw mut info).cast(), size) };
-        (got == size as isize).then(|| Arrived {
+        (got == size as isize).then_some(Arrived {
             signal: info.ssi_signo as i32,
             sender: if info.ssi_code <= 0 { info.ssi_pid as i32 } else { 0 },
             by_kernel: info.ssi_code > 0,
@@ -99,4 +99,13 @@ pub fn wait(at_most: Option<Duration>) -> Option<Arrived> {
 pub fn die_with_parent() {
     // SAFETY: takes plain numbers.
     unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) };
+}
+
+/// Dies of a signal, without a core dump of its own; comes back if that signal does not kill. raise(3).
+pub fn die_of(signal: i32) {
+    let _ = nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_CORE, 0, 0);
+    super::process::default_signals();
+    super::process::unblock_signals();
+    // SAFETY: takes a plain number.
+    unsafe { libc::raise(signal) };
 }
