@@ -9,7 +9,8 @@ mod command;
 mod environ;
 mod expand;
 mod kinds;
-pub mod manual;
+#[cfg(test)]
+mod manual;
 mod options;
 mod ports;
 mod read;

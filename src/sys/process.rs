@@ -115,12 +115,6 @@ pub fn set_name(name: &str) {
     }
 }
 
-/// Whether core dumps and /proc access by the same user are allowed again (a change of user forbids them). prctl(2).
-pub fn set_dumpable() {
-    // SAFETY: takes plain numbers.
-    unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 1, 0, 0, 0) };
-}
-
 /// One child that has ended, without waiting; `None` when there is none, or no child at all. waitpid(2), and not by nix:
 /// it refuses a status whose signal it cannot name (a real-time one), when the child is already reaped.
 pub fn reap_one() -> Option<(Pid, Ended)> {
@@ -211,11 +205,6 @@ fn raw_kill(target: i32, signal: i32) -> io::Result<()> {
     // SAFETY: takes plain numbers.
     Errno::result(unsafe { libc::kill(target, signal) })?;
     Ok(())
-}
-
-/// The parent of this process; 0 when it is outside the namespace. getppid(2).
-pub fn parent() -> Pid {
-    nix::unistd::getppid()
 }
 
 /// Makes `fd` descriptor number `number` here, without close-on-exec. dup2(2).
