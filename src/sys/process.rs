@@ -152,6 +152,17 @@ pub fn has_ended(pid: Pid) -> io::Result<Option<Ended>> {
     })
 }
 
+/// Whether a child has ended; it is not reaped, so its pid and group stay its own. waitid(2).
+pub fn is_over(pid: Pid) -> io::Result<bool> {
+    // SAFETY: all zeroes is a valid siginfo_t.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL;
+    // SAFETY: `info` is a valid place for the kernel to write to.
+    Errno::result(unsafe { libc::waitid(libc::P_PID, pid.as_raw() as libc::id_t, &mut info, options) })?;
+    // SAFETY: filled in by the kernel for a child that has ended, and zero otherwise.
+    Ok(unsafe { info.si_pid() } != 0)
+}
+
 /// Waits for one child. waitpid(2).
 pub fn wait_for(pid: Pid) -> io::Result<Ended> {
     loop {
