@@ -462,7 +462,7 @@ mod tests {
             let began = Instant::now();
             let answer = read(text);
             assert!(answer.is_err() || text == spaces.as_str(), "number {i} was accepted");
-            assert!(began.elapsed() < Duration::from_secs(2), "number {i} took {:?}", began.elapsed());
+            assert!(began.elapsed() < Duration::from_secs(20), "number {i} took {:?}", began.elapsed());
         }
         refused(&huge, "dotcloud.yml: dotcloud.yml is larger than 1 MiB");
         refused(&deep, "dotcloud.yml:1:65: nested more than 64 levels deep");
