@@ -115,12 +115,6 @@ pub fn set_name(name: &str) {
     }
 }
 
-/// Whether core dumps and /proc access by the same user are allowed again (a change of user forbids them). prctl(2).
-pub fn set_dumpable() {
-    // SAFETY: takes plain numbers.
-    unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 1, 0, 0, 0) };
-}
-
 /// One child that has ended, without waiting; `None` when there is none, or no child at all. waitpid(2), and not by nix:
 /// it refuses a status whose signal it cannot name (a real-time one), when the child is already reaped.
 pub fn reap_one() -> Option<(Pid, Ended)> {
@@ -142,20 +136,6 @@ pub fn reap_one() -> Option<(Pid, Ended)> {
             return Some((Pid::from_raw(pid), Ended::Signal { signal, core }));
         }
     }
-}
-
-/// How one child has ended, if it has. waitpid(2).
-pub fn has_ended(pid: Pid) -> io::Result<Option<Ended>> {
-    let mut status = 0;
-    // SAFETY: `status` is a valid place for the kernel to write an int to.
-    let reaped = Errno::result(unsafe { libc::waitpid(pid.as_raw(), &mut status, libc::WNOHANG | libc::__WALL) })?;
-    Ok(match reaped {
-        0 => None,
-        _ if libc::WIFSIGNALED(status) => {
-            Some(Ended::Signal { signal: libc::WTERMSIG(status), core: libc::WCOREDUMP(status) })
-        }
-        _ => Some(Ended::Code(libc::WEXITSTATUS(status) as u8)),
-    })
 }
 
 /// Whether a child has ended; it is not reaped, so its pid and group stay its own. waitid(2).
@@ -222,11 +202,6 @@ fn raw_kill(target: i32, signal: i32) -> io::Result<()> {
     // SAFETY: takes plain numbers.
     Errno::result(unsafe { libc::kill(target, signal) })?;
     Ok(())
-}
-
-/// The parent of this process; 0 when it is outside the namespace. getppid(2).
-pub fn parent() -> Pid {
-    nix::unistd::getppid()
 }
 
 /// Makes `fd` descriptor number `number` here, without close-on-exec. dup2(2).
