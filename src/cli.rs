@@ -1,1 +1,472 @@
-pub fn main() {}
+//! The command table: help, man page and completions come from it. Parses, then calls what does the work.
+
+use std::ffi::OsString;
+use std::io::{self, IsTerminal, Write};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+
+use crate::client::{self, Act, Daemon, Failed};
+use crate::config::{self, Overrides, Settings};
+use crate::control::LogQuery;
+use crate::daemon::{self, Refusal, Roles, launch, messages};
+use crate::logger::{self, tail};
+use crate::plan::Probe;
+use crate::release::prepare::{Source, prepare};
+use crate::sys;
+use crate::{init, pidproxy, probe, release};
+
+/// An init and process supervisor that keeps a built $HOME running.
+#[derive(Parser)]
+#[command(name = "hob", version, max_term_width = 100, disable_help_subcommand = false)]
+struct Cli {
+    #[command(flatten)]
+    places: Places,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Args, Clone)]
+struct Places {
+    /// The settings file [default: /etc/hob.toml as root, else $XDG_CONFIG_HOME/hob/hob.toml]
+    #[arg(long, global = true, value_name = "FILE", env = "HOB_CONFIG", hide_env_values = true)]
+    config: Option<PathBuf>,
+    /// The control socket [default: /run/hob/hob.sock as root, else $XDG_RUNTIME_DIR/hob/hob.sock]
+    #[arg(long, global = true, value_name = "FILE", env = "HOB_SOCKET", hide_env_values = true)]
+    socket: Option<PathBuf>,
+    /// Where hob keeps what it must remember [default: /var/lib/hob as root, else $XDG_STATE_HOME/hob]
+    #[arg(long, global = true, value_name = "DIR", env = "HOB_STATE_DIR", hide_env_values = true)]
+    state_dir: Option<PathBuf>,
+    /// Where the logs are [default: /var/log/supervisor as root, else $XDG_STATE_HOME/hob/log]
+    #[arg(long, global = true, value_name = "DIR", env = "HOB_LOG_DIR", hide_env_values = true)]
+    log_dir: Option<PathBuf>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the daemon in the foreground, or one command as PID 1
+    Boot {
+        /// Boot this built home as one service
+        #[arg(long, value_name = "DIR", env = "HOB_HOME", hide_env_values = true)]
+        home: Option<PathBuf>,
+        /// The dotcloud.yml of that home [default: DIR/dotcloud.yml, else DIR/code/dotcloud.yml]
+        #[arg(long, value_name = "FILE")]
+        file: Option<PathBuf>,
+        /// The service of the dotcloud.yml that the home was built for
+        #[arg(long, value_name = "NAME")]
+        service: Option<String>,
+        /// Instead: a command to run as PID 1, whose exit status becomes hob's
+        #[arg(last = true, value_name = "CMD")]
+        command: Vec<OsString>,
+    },
+    /// Build a tree and run it in the foreground
+    Up {
+        #[arg(default_value = ".", value_name = "DIR")]
+        dir: PathBuf,
+    },
+    /// Build a tree, and print where the built homes are
+    Build {
+        #[arg(default_value = ".", value_name = "DIR")]
+        dir: PathBuf,
+        /// Where to build: the home itself for one service, a folder of homes for several
+        #[arg(long, value_name = "DIR")]
+        home: Option<PathBuf>,
+    },
+    /// Show the processes; exit status 3 if one that is named is not running
+    Status {
+        names: Vec<String>,
+        #[command(flatten)]
+        json: Json,
+    },
+    /// Tell the story of a process: why it is in its state, and what comes next
+    Why {
+        #[arg(required = true)]
+        names: Vec<String>,
+        #[command(flatten)]
+        json: Json,
+    },
+    /// Start processes and wait until they are ready
+    Start(Names),
+    /// Stop processes and wait until nothing of them is left
+    Stop(Names),
+    /// Stop and start processes, and wait until they are ready
+    Restart(Names),
+    /// Send a signal to the process groups of processes
+    Signal {
+        /// A name such as HUP, or a number
+        signal: String,
+        #[arg(required = true)]
+        names: Vec<String>,
+        #[command(flatten)]
+        json: Json,
+    },
+    /// Show the last lines of every file in the log directory, or of those named
+    Logs {
+        names: Vec<String>,
+        /// Go on with what is written from now on
+        #[arg(short, long)]
+        follow: bool,
+        /// Lines of each file to begin with
+        #[arg(short = 'n', long, default_value_t = 20, value_name = "N")]
+        lines: usize,
+    },
+    /// Run a command, or a login shell, inside an instance
+    Run {
+        /// The service or instance; may be left out when there is only one
+        #[arg(value_name = "SVC[.N]")]
+        instance: Option<String>,
+        #[arg(last = true, value_name = "CMD")]
+        command: Vec<OsString>,
+    },
+    /// Print recent changes of state as JSON lines
+    Events {
+        /// Print those from now on instead
+        #[arg(short, long)]
+        follow: bool,
+    },
+    /// Show what runs where
+    Info {
+        #[arg(value_name = "SVC")]
+        service: Option<String>,
+        #[command(flatten)]
+        json: Json,
+    },
+    /// Print the URLs of http ports
+    Url {
+        #[arg(value_name = "SVC")]
+        service: Option<String>,
+        #[command(flatten)]
+        json: Json,
+    },
+    /// Show the ports of all instances
+    Ports {
+        #[command(flatten)]
+        json: Json,
+    },
+    /// Read the configuration again; only what changed restarts
+    Reload,
+    /// Check dotcloud.yml and hob.toml files, and show all errors at once
+    Check {
+        /// [default: ./dotcloud.yml, and the settings file if there is one]
+        files: Vec<PathBuf>,
+    },
+    /// Stop everything in order, and end the daemon
+    Shutdown {
+        /// Do not wait until it is gone
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// Run a command that daemonizes, and pass every signal on to the process its pid file names
+    Pidproxy {
+        pidfile: PathBuf,
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
+        command: Vec<OsString>,
+    },
+    /// Print a completion script
+    Completions { shell: clap_complete::Shell },
+    /// Print the manual page of hob(1)
+    #[command(hide = true)]
+    Man,
+}
+
+#[derive(Args)]
+struct Json {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+struct Names {
+    /// `hello`, `www:hello`, `www.0`, `www`, `all`
+    #[arg(required = true)]
+    names: Vec<String>,
+    /// Return at once
+    #[arg(long)]
+    no_wait: bool,
+    /// Seconds to wait at most
+    #[arg(long, value_name = "SECS")]
+    timeout: Option<f64>,
+    #[command(flatten)]
+    json: Json,
+}
+
+/// Runs the command of this process and ends it.
+pub fn main() -> ! {
+    sys::process::fill_standard_fds();
+    let mut args = std::env::args_os().skip(1).peekable();
+    if args.next_if(|word| word == launch::STUB).is_some() {
+        std::process::exit(launch::exec_stub(args));
+    }
+    let cli = Cli::parse();
+    let status = run(cli).unwrap_or_else(|failed| {
+        for line in failed.message.lines() {
+            messages::say(&format!("hob: {line}"));
+        }
+        failed.status
+    });
+    std::process::exit(status)
+}
+
+fn run(cli: Cli) -> Result<i32, Failed> {
+    let places = cli.places;
+    let names = |verb, names: &Names| -> Result<i32, Failed> {
+        let act = Act {
+            verb,
+            names: &names.names,
+            signal: None,
+            wait: !names.no_wait,
+            timeout: names.timeout,
+            json: names.json.json,
+        };
+        client::act(&daemon_at(&places)?, &act)
+    };
+    match cli.command {
+        Command::Boot { command, .. } if !command.is_empty() => Ok(init::main(&command)),
+        Command::Boot { home, file, service, .. } => {
+            let source = match home {
+                Some(home) => Source::Home { home, file: file.map(absolute), service },
+                None if file.is_some() || service.is_some() => {
+                    return Err(usage("--file and --service belong to --home".into()));
+                }
+                None => Source::Nothing,
+            };
+            let is_init = sys::process::pid().as_raw() == 1;
+            boot(source, &places, is_init)
+        }
+        Command::Up { dir } => up(&dir, &places),
+        Command::Build { dir, home } => {
+            messages::init("info");
+            let settings = settings(&places)?;
+            release::build::main(&dir, home.as_deref(), &settings).map_err(failed)
+        }
+        Command::Status { names, json } => client::status(&daemon_at(&places)?, &names, json.json),
+        Command::Why { names, json } => client::why(&daemon_at(&places)?, &names, json.json),
+        Command::Start(asked) => names("start", &asked),
+        Command::Stop(asked) => names("stop", &asked),
+        Command::Restart(asked) => names("restart", &asked),
+        Command::Signal { signal, names, json } => {
+            let act = Act {
+                verb: "signal",
+                names: &names,
+                signal: Some(&signal),
+                wait: true,
+                timeout: None,
+                json: json.json,
+            };
+            client::act(&daemon_at(&places)?, &act)
+        }
+        Command::Logs { names, follow, lines } => logs(&places, &names, follow, lines),
+        Command::Run { instance, command } => run_inside(&places, instance, &command),
+        Command::Events { follow } => client::events(&daemon_at(&places)?, follow),
+        Command::Info { service, json } => client::info(&daemon_at(&places)?, service.as_deref(), json.json),
+        Command::Url { service, json } => client::url(&daemon_at(&places)?, service.as_deref(), json.json),
+        Command::Ports { json } => client::ports(&daemon_at(&places)?, json.json),
+        Command::Reload => client::reload(&daemon_at(&places)?),
+        Command::Check { files } => check(&places, files),
+        Command::Shutdown { no_wait } => client::shutdown(&daemon_at(&places)?, !no_wait),
+        Command::Pidproxy { pidfile, command } => Ok(pidproxy::main(&pidfile, &command)),
+        Command::Completions { shell } => {
+            let mut text = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "hob", &mut text);
+            Ok(client::print(&String::from_utf8_lossy(&text)).map(|()| 0)?)
+        }
+        Command::Man => Ok(client::print(&man_page()).map(|()| 0)?),
+    }
+}
+
+/// hob(1), from the table above.
+fn man_page() -> String {
+    let mut out = Vec::new();
+    let command = Cli::command();
+    let _ = clap_mangen::Man::new(command.clone()).render(&mut out);
+    for sub in command.get_subcommands().filter(|s| !s.is_hide_set()) {
+        let _ = writeln!(out, ".SH \"HOB {}\"", sub.get_name().to_uppercase());
+        let sub = sub.clone().bin_name(format!("hob {}", sub.get_name()));
+        let man = clap_mangen::Man::new(sub);
+        let _ = man.render_synopsis_section(&mut out);
+        let _ = man.render_description_section(&mut out);
+        let _ = man.render_options_section(&mut out);
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+fn overrides(places: &Places) -> Overrides {
+    let path = |p: &Option<PathBuf>| p.clone().map(absolute);
+    Overrides {
+        config: path(&places.config),
+        socket: path(&places.socket),
+        state_dir: path(&places.state_dir),
+        log_dir: path(&places.log_dir),
+        home: None,
+    }
+}
+
+fn absolute(path: PathBuf) -> PathBuf {
+    std::path::absolute(&path).unwrap_or(path)
+}
+
+fn settings(places: &Places) -> Result<Settings, Failed> {
+    config::settings(&overrides(places), &config::own_env())
+        .map_err(|problems| Failed { message: problems.to_string(), status: 2 })
+}
+
+/// A client needs one path of the settings, and usually has it without them.
+fn daemon_at(places: &Places) -> Result<Daemon, Failed> {
+    match &places.socket {
+        Some(socket) => Ok(Daemon::at(socket)),
+        None => Ok(Daemon::at(&settings(places)?.socket)),
+    }
+}
+
+fn usage(message: String) -> Failed {
+    Failed { message, status: 2 }
+}
+
+fn failed(refused: release::prepare::Refused) -> Failed {
+    Failed { message: refused.errors.join("\n"), status: refused.status }
+}
+
+/// The daemon, with what each of its roles is.
+fn boot(source: Source, places: &Places, console: bool) -> Result<i32, Failed> {
+    let settings = read_boot_settings(places, console)?;
+    serve(source, places.clone(), settings, console)
+}
+
+fn read_boot_settings(places: &Places, console: bool) -> Result<Settings, Failed> {
+    let mut settings = settings(places)?;
+    settings.console_auto = console;
+    messages::init(&settings.log_level);
+    Ok(settings)
+}
+
+fn serve(source: Source, places: Places, settings: Settings, console: bool) -> Result<i32, Failed> {
+    let options = daemon::Options {
+        socket: settings.socket.clone(),
+        socket_mode: settings.socket_mode,
+        socket_group: settings.socket_group,
+        state_dir: settings.state_dir.clone(),
+        log_dir: settings.log_dir.clone(),
+        config: settings.files.clone(),
+        roles: Roles {
+            logger: |link| logger::run(link, io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none()),
+            probe: run_probe,
+            pidproxy: pidproxy::role,
+            logs: serve_logs,
+        },
+        make_plan: Box::new(move |again, step| {
+            // A reload sees what the settings say now; paths stay where the daemon has them.
+            let (log_dir, state_dir) = (settings.log_dir.clone(), settings.state_dir.clone());
+            let fresh = match again {
+                true => read_boot_settings(&places, console).map(|fresh| Settings { log_dir, state_dir, ..fresh }),
+                false => Ok(settings.clone()),
+            };
+            let settings = fresh.map_err(|f| Refusal { errors: lines(&f.message), status: f.status })?;
+            prepare(&source, &settings, again, step).map_err(|r| Refusal { errors: r.errors, status: r.status })
+        }),
+    };
+    daemon::boot(options).map_err(|why| Failed { message: why.to_string(), status: 111 })
+}
+
+fn lines(text: &str) -> Vec<String> {
+    text.lines().map(str::to_owned).collect()
+}
+
+fn run_probe(asked: &Probe) -> (i32, String) {
+    probe::run(asked)
+}
+
+/// In a child of the daemon that has taken over a client's connection.
+fn serve_logs(socket: OwnedFd, query: LogQuery, folder: &Path) {
+    let wanted = tail::Wanted {
+        names: query.files.iter().filter_map(|file| tail::name_of(folder, &file.path)).collect(),
+        lines: query.lines.unwrap_or(20),
+        follow: query.follow,
+    };
+    let _ = crate::control::serve_logs(socket, &query, |_, show| tail::tail(folder, &wanted, show));
+}
+
+fn up(dir: &Path, places: &Places) -> Result<i32, Failed> {
+    let mut settings = read_boot_settings(places, true)?;
+    let given = release::up::Given { socket: places.socket.is_some(), log_dir: places.log_dir.is_some() };
+    let built = release::up::build(dir, &given, &mut settings).map_err(failed)?;
+    let socket = settings.socket.clone();
+    // It ends as soon as it has something to say, or when the daemon has gone without that.
+    let _ = sys::process::fork(|| {
+        sys::process::set_name("hob url");
+        client::announce(&Daemon::at(&socket))
+    });
+    serve(built, places.clone(), settings, true)
+}
+
+fn logs(places: &Places, names: &[String], follow: bool, lines: usize) -> Result<i32, Failed> {
+    let settings = settings(places)?;
+    let daemon = Daemon::at(&settings.socket);
+    let folder = client::log_dir(&daemon, &settings.log_dir);
+    let names = client::log_names(&daemon, names, &folder)?;
+    let wanted = tail::Wanted { names, lines, follow };
+    tail::tail(&folder, &wanted, &mut client::log_line)
+        .map(|()| 0)
+        .map_err(|why| Failed { message: format!("cannot read the logs in {}: {why}", folder.display()), status: 1 })
+}
+
+fn run_inside(places: &Places, instance: Option<String>, command: &[OsString]) -> Result<i32, Failed> {
+    let daemon = daemon_at(places)?;
+    let instance = match instance {
+        Some(instance) => instance,
+        None => {
+            let names: Vec<String> = client::instances(&daemon)?.into_iter().map(|i| i.name).collect();
+            match names.as_slice() {
+                [only] => only.clone(),
+                [] => return Err(Failed { message: "nothing is deployed".into(), status: 1 }),
+                several => return Err(usage(format!("say in which instance: {}", several.join(", ")))),
+            }
+        }
+    };
+    let environment = client::environment(&daemon, &instance)?;
+    release::run::main(&environment, command).map_err(|message| Failed { message, status: 111 })
+}
+
+fn check(places: &Places, mut files: Vec<PathBuf>) -> Result<i32, Failed> {
+    if files.is_empty() {
+        files.extend(settings(places)?.files);
+        if Path::new("dotcloud.yml").exists() {
+            files.push("dotcloud.yml".into());
+        }
+        if files.is_empty() {
+            return Err(usage("nothing to check: there is no ./dotcloud.yml and no settings file".into()));
+        }
+    }
+    let (problems, warnings) = config::check(&files, &overrides(places), &config::own_env());
+    for warning in &warnings {
+        eprintln!("warning: {warning}");
+    }
+    let text = problems.to_string();
+    if text.is_empty() {
+        client::print(&files.iter().map(|f| format!("{}: good\n", f.display())).collect::<String>())?;
+        return Ok(0);
+    }
+    eprintln!("{}", text.trim_end());
+    Ok(2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_table_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_man_page_is_the_table() {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("man/hob.1");
+        if std::env::var_os("HOB_REGENERATE").is_some() {
+            std::fs::write(&file, man_page()).expect("man/hob.1 can be written");
+        }
+        let written = std::fs::read_to_string(&file).unwrap_or_default();
+        assert!(written == man_page(), "man/hob.1 is old: HOB_REGENERATE=1 cargo test man_page");
+    }
+}

@@ -86,7 +86,7 @@ pub struct Spec {
     pub name: Name,
     pub command: Command,
     pub directory: PathBuf,
-    /// The complete environment, but for what hob adds for one run (NOTIFY_SOCKET, its marker).
+    /// What differs from the environment of its instance: with 1,000 processes the rest is not kept 1,000 times.
     pub env: BTreeMap<String, String>,
     /// Sourced by a shell first, if it exists at the moment of the start.
     pub profile: Option<PathBuf>,

@@ -131,3 +131,49 @@ pub struct Failure {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub errors: Vec<String>,
 }
+
+/// What start, stop, restart and signal are asked with; every field may be left out.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Act {
+    /// Any form a person may type: `hello`, `www:hello`, `www.0`, `all`. Empty where the path names the process.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub names: Vec<String>,
+    /// Answer when it is done, instead of at once.
+    pub wait: bool,
+    /// Seconds to wait at most.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<f64>,
+    /// `HUP`, `SIGHUP` or `1`; for signal alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub signal: Option<String>,
+}
+
+impl Default for Act {
+    fn default() -> Act {
+        Act { names: Vec::new(), wait: true, timeout: None, signal: None }
+    }
+}
+
+/// The answer to reload and shutdown.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Done {
+    pub message: String,
+}
+
+/// `GET /v1/health`: 200 when `ok`, else 503.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Health {
+    pub ok: bool,
+    /// Each process that should run and be ready but is not, with the reason.
+    pub problems: Vec<String>,
+}
+
+/// One line of `GET /v1/logs`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LogLine {
+    /// The process, or the file in the log directory.
+    pub name: String,
+    /// Without its newline; bytes that are not UTF-8 are replaced.
+    pub line: String,
+}

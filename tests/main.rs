@@ -1,1 +1,8 @@
-fn main() {}
+//! hob, proved as its user meets it: one test binary, a file per subject.
+//!
+//! The tests run the built `hob` and look at it from outside. What they need of the machine (root, runc, systemd, ...)
+//! they ask for with `support::need`; `.ci/run` installs all of it, and there nothing is skipped.
+
+mod support;
+
+mod layers;

@@ -1,1 +1,321 @@
+//! The commands that talk to the daemon, and how they print. Each returns its exit status (DESIGN §2).
 
+mod show;
+mod talk;
+mod why;
+
+use std::io;
+use std::path::Path;
+
+use serde_json::json;
+
+pub use self::show::print;
+pub use self::talk::{Daemon, Failed, escape};
+pub use self::why::why;
+use crate::sys::proc;
+use crate::wire::{Environment, Event, Info, Instance, Outcome, Process};
+
+type Answer = Result<i32, Failed>;
+
+/// The table of processes; 3 if one that was named is not running.
+pub fn status(daemon: &Daemon, names: &[String], as_json: bool) -> Answer {
+    let processes: Vec<Process> = daemon.get(&format!("/v1/processes{}", query("name", names)))?;
+    if as_json {
+        let list: Vec<_> = processes.iter().map(with_usage).collect();
+        print(&format!("{:#}\n", json!(list)))?;
+    } else if processes.is_empty() {
+        print(&format!("no processes ({})\n", daemon.get::<Info>("/v1/info")?.state))?;
+    } else {
+        print(&show::table(&status_rows(&processes)))?;
+    }
+    let all_run = processes.iter().all(|p| p.state == "RUNNING");
+    Ok(if names.is_empty() || all_run { 0 } else { 3 })
+}
+
+fn status_rows(processes: &[Process]) -> Vec<Vec<String>> {
+    let header = ["NAME", "STATE", "PID", "UPTIME", "RESTARTS", "CPU", "MEM", "LAST EXIT"];
+    let mut rows = vec![header.map(str::to_owned).to_vec()];
+    for p in processes {
+        let usage = p.pid.and_then(usage);
+        let dash = || "-".to_owned();
+        let last = match (p.state.as_str(), &p.last_exit) {
+            // What keeps it from running says more than how it once ended.
+            ("FATAL" | "BACKOFF", _) => p.why.clone(),
+            (_, Some(exit)) => exit.text.clone(),
+            ("STOPPED", None) if !p.waits_for.is_empty() => p.why.clone(),
+            (_, None) => dash(),
+        };
+        rows.push(vec![
+            p.name.clone(),
+            show::state(&p.state),
+            p.pid.map_or_else(dash, |pid| pid.to_string()),
+            p.uptime.map_or_else(dash, show::uptime),
+            p.restarts.to_string(),
+            usage.as_ref().map_or_else(dash, |u| format!("{:.1}%", u.cpu)),
+            usage.as_ref().map_or_else(dash, |u| show::size(u.memory)),
+            last,
+        ]);
+    }
+    rows
+}
+
+struct Usage {
+    /// Percent of one processor, over the life of the process.
+    cpu: f64,
+    /// Resident bytes.
+    memory: u64,
+}
+
+/// `None` where the pid is not one of ours to see: a daemon in another pid namespace.
+fn usage(pid: i32) -> Option<Usage> {
+    let stat = proc::stat(pid)?;
+    let (tick, page) = proc::units();
+    let age = crate::sys::clock::since_boot().as_secs_f64() - stat.started as f64 / tick;
+    Some(Usage { cpu: stat.ticks as f64 / tick / age.max(0.01) * 100.0, memory: stat.resident * page })
+}
+
+fn with_usage(process: &Process) -> serde_json::Value {
+    let mut value = json!(process);
+    let usage = process.pid.and_then(usage);
+    value["cpu_percent"] = json!(usage.as_ref().map(|u| (u.cpu * 10.0).round() / 10.0));
+    value["memory_bytes"] = json!(usage.map(|u| u.memory));
+    value
+}
+
+/// What `start`, `stop`, `restart` and `signal` are asked.
+pub struct Act<'a> {
+    pub verb: &'a str,
+    pub names: &'a [String],
+    pub signal: Option<&'a str>,
+    pub wait: bool,
+    pub timeout: Option<f64>,
+    pub json: bool,
+}
+
+/// 1 if something could not be done.
+pub fn act(daemon: &Daemon, act: &Act<'_>) -> Answer {
+    let mut body = json!({ "names": act.names, "wait": act.wait });
+    if let Some(signal) = act.signal {
+        body["signal"] = json!(signal);
+    }
+    if let Some(timeout) = act.timeout {
+        body["timeout"] = json!(timeout);
+    }
+    let outcomes: Vec<Outcome> = daemon.ask("POST", &format!("/v1/{}", act.verb), body.to_string().as_bytes())?;
+    if act.json {
+        print(&format!("{:#}\n", json!(outcomes)))?;
+    }
+    let mut status = 0;
+    for outcome in &outcomes {
+        let line = format!("{}: {}", outcome.name, outcome.message);
+        match (outcome.ok, act.json) {
+            (true, false) => print(&format!("{line}\n"))?,
+            (false, false) => eprintln!("hob: {line}"),
+            (_, true) => {}
+        }
+        status |= i32::from(!outcome.ok);
+    }
+    Ok(status)
+}
+
+pub fn instances(daemon: &Daemon) -> Result<Vec<Instance>, Failed> {
+    daemon.get("/v1/instances")
+}
+
+fn named(daemon: &Daemon, name: Option<&str>) -> Result<Vec<Instance>, Failed> {
+    match name {
+        None => instances(daemon),
+        Some(name) => {
+            let all = instances(daemon)?;
+            let found: Vec<Instance> = all.iter().filter(|i| i.name == name || i.service == name).cloned().collect();
+            if found.is_empty() {
+                let known: Vec<&str> = all.iter().map(|i| i.name.as_str()).collect();
+                let message = format!("no service {name:?}; there is {}", known.join(", "));
+                return Err(Failed { message, status: 1 });
+            }
+            Ok(found)
+        }
+    }
+}
+
+/// What runs where.
+pub fn info(daemon: &Daemon, service: Option<&str>, as_json: bool) -> Answer {
+    let info: Info = daemon.get("/v1/info")?;
+    let instances = named(daemon, service)?;
+    if as_json {
+        print(&format!("{:#}\n", json!({ "hob": info, "instances": instances })))?;
+        return Ok(0);
+    }
+    let mut text = String::new();
+    if service.is_none() {
+        text += &format!("hob {} pid {}, {}, up {}\n", info.version, info.pid, info.state, show::uptime(info.uptime));
+        text += &format!("  logs    {}\n  state   {}\n  socket  {}\n", info.log_dir, info.state_dir, info.socket);
+        for file in &info.config {
+            text += &format!("  config  {file}\n");
+        }
+    }
+    for i in &instances {
+        text += &format!("{}\n  home    {}\n  code    {}\n  logs    {}\n", i.name, i.home, i.code, i.log_dir);
+        if let Some(user) = &i.user {
+            text += &format!("  user    {user}\n");
+        }
+        for port in &i.ports {
+            text += &format!("  port    {}: {}\n", port.name, port.url);
+        }
+        text += &format!("  runs    {}\n", i.processes.join(", "));
+    }
+    print(&text)?;
+    Ok(0)
+}
+
+/// `svc: http://...` for each http port.
+pub fn url(daemon: &Daemon, service: Option<&str>, as_json: bool) -> Answer {
+    let instances = named(daemon, service)?;
+    let urls: Vec<(String, String)> = instances
+        .iter()
+        .flat_map(|i| i.ports.iter().filter(|p| p.protocol == "http").map(|p| (i.name.clone(), p.url.clone())))
+        .collect();
+    if as_json {
+        let list: Vec<_> = urls.iter().map(|(name, url)| json!({ "name": name, "url": url })).collect();
+        print(&format!("{:#}\n", json!(list)))?;
+    } else {
+        print(&urls.iter().map(|(name, url)| format!("{name}: {url}\n")).collect::<String>())?;
+    }
+    Ok(0)
+}
+
+/// Waits until everything that starts by itself serves, then prints the URLs; gives up when the daemon has gone.
+pub fn announce(daemon: &Daemon) -> i32 {
+    let mut met = false;
+    // The first connection may come before the daemon listens.
+    for _ in 0..ANNOUNCE_TRIES {
+        match daemon.get::<Info>("/v1/info") {
+            Err(_) if met => return 1,
+            Err(_) => {}
+            Ok(info) => {
+                met = true;
+                let serves = |p: &Process| match p.state.as_str() {
+                    "RUNNING" => p.ready,
+                    // Not started by itself; one that waits for another will be.
+                    "STOPPED" => p.waits_for.is_empty(),
+                    state => state == "EXITED",
+                };
+                let all = || daemon.get::<Vec<Process>>("/v1/processes").is_ok_and(|all| all.iter().all(serves));
+                if info.state == "running" && all() {
+                    return url(daemon, None, false).unwrap_or(1);
+                }
+                if info.state == "stopping" {
+                    return 1;
+                }
+            }
+        }
+        std::thread::sleep(ANNOUNCE_EVERY);
+    }
+    1
+}
+
+const ANNOUNCE_EVERY: std::time::Duration = std::time::Duration::from_millis(100);
+/// Ten minutes: what a postinstall may take.
+const ANNOUNCE_TRIES: u32 = 6_000;
+
+pub fn ports(daemon: &Daemon, as_json: bool) -> Answer {
+    let instances = instances(daemon)?;
+    if as_json {
+        let ports = |i: &Instance| -> Vec<_> {
+            let port = |p: &crate::wire::Port| json!({ "instance": i.name, "name": p.name, "protocol": p.protocol, "port": p.port, "url": p.url });
+            i.ports.iter().map(port).collect()
+        };
+        print(&format!("{:#}\n", json!(instances.iter().flat_map(ports).collect::<Vec<_>>())))?;
+        return Ok(0);
+    }
+    let mut rows = vec![["INSTANCE", "NAME", "PROTOCOL", "PORT", "VARIABLE"].map(str::to_owned).to_vec()];
+    for i in &instances {
+        for p in &i.ports {
+            let variable = format!("PORT_{}", p.name.to_uppercase());
+            rows.push(vec![i.name.clone(), p.name.clone(), p.protocol.clone(), p.port.to_string(), variable]);
+        }
+    }
+    print(&show::table(&rows))?;
+    Ok(0)
+}
+
+/// State changes as JSON lines: recent ones, or from now on.
+pub fn events(daemon: &Daemon, follow: bool) -> Answer {
+    daemon.stream(&format!("/v1/events?follow={}", u8::from(follow)), |line| {
+        // Read and written again, so that what is printed is what is documented.
+        match serde_json::from_slice::<Event>(line) {
+            Ok(event) => print(&format!("{}\n", json!(event))),
+            Err(_) => print(&format!("{}\n", String::from_utf8_lossy(line))),
+        }
+    })?;
+    Ok(0)
+}
+
+pub fn reload(daemon: &Daemon) -> Answer {
+    let done: serde_json::Value = daemon.ask("POST", "/v1/reload", b"")?;
+    print(&format!("reloaded: {}\n", done["message"].as_str().unwrap_or("done")))?;
+    Ok(0)
+}
+
+/// Waits until the daemon is gone.
+pub fn shutdown(daemon: &Daemon, wait: bool) -> Answer {
+    let before: Info = daemon.get("/v1/info")?;
+    if !wait {
+        return send_shutdown(daemon);
+    }
+    // Its answer comes when everything has stopped; then it only has to write the last log lines and leave.
+    let status = send_shutdown(daemon)?;
+    proc::wait_until_gone(before.pid, std::time::Duration::from_secs(10));
+    Ok(status)
+}
+
+fn send_shutdown(daemon: &Daemon) -> Answer {
+    match daemon.ask::<serde_json::Value>("POST", "/v1/shutdown", b"") {
+        Ok(_) => Ok(0),
+        // It may be gone before its answer is read whole.
+        Err(failed) if failed.status == 111 => Ok(0),
+        Err(failed) => Err(failed),
+    }
+}
+
+/// Where the log files are: the daemon's word, else what the settings say.
+pub fn log_dir(daemon: &Daemon, fallback: &Path) -> std::path::PathBuf {
+    daemon.get::<Info>("/v1/info").map_or_else(|_| fallback.to_owned(), |info| info.log_dir.into())
+}
+
+/// The files of the named processes, as names that `Tail` understands.
+pub fn log_names(daemon: &Daemon, names: &[String], folder: &Path) -> Result<Vec<String>, Failed> {
+    let mut found = Vec::new();
+    for name in names {
+        match daemon.get::<Vec<Process>>(&format!("/v1/processes{}", query("name", std::slice::from_ref(name)))) {
+            Ok(processes) => found.extend(
+                processes
+                    .iter()
+                    .flat_map(|p| p.stderr_logfile.iter().chain([&p.logfile]))
+                    .filter_map(|file| Path::new(file).strip_prefix(folder).ok()?.to_str().map(str::to_owned))
+                    .map(|file| file.strip_suffix(".log").unwrap_or(&file).to_owned()),
+            ),
+            // Not a process: a file of the application's own, or the daemon is away.
+            Err(_) => found.push(name.strip_suffix(".log").unwrap_or(name).to_owned()),
+        }
+    }
+    Ok(found)
+}
+
+pub fn environment(daemon: &Daemon, instance: &str) -> Result<Environment, Failed> {
+    daemon.get(&format!("/v1/instances/{}/environment", escape(instance)))
+}
+
+fn query(key: &str, values: &[String]) -> String {
+    let pairs: Vec<String> = values.iter().map(|v| format!("{key}={}", escape(v))).collect();
+    if pairs.is_empty() { String::new() } else { format!("?{}", pairs.join("&")) }
+}
+
+/// Prints one line of a log with its name.
+pub fn log_line(name: &str, line: &[u8]) -> io::Result<()> {
+    let line = String::from_utf8_lossy(line);
+    match show::has_colour() {
+        true => print(&format!("\x1b[36m[{name}]\x1b[0m {line}\n")),
+        false => print(&format!("[{name}] {line}\n")),
+    }
+}

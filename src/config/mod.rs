@@ -1,1 +1,172 @@
+//! Text to plan: dotcloud.yml and hob.toml become one tree with positions, the option table reads it, and `assemble`
+//! makes the complete `Plan` of it.
+//!
+//! Errors come all at once, each with file, line, column and the likely fix. Nothing here runs in the daemon.
 
+mod assemble;
+mod buildfile;
+mod command;
+mod environ;
+mod expand;
+mod kinds;
+#[cfg(test)]
+mod manual;
+mod options;
+mod ports;
+mod read;
+mod settings;
+mod toml;
+mod users;
+mod value;
+mod yaml;
+
+use std::path::{Path, PathBuf};
+
+pub use assemble::{plan, variables};
+pub use buildfile::{Service, Stack, default_stack, stack};
+pub use environ::{Env, Var, build_env, environment_files, own_env};
+pub use ports::Ports;
+pub use settings::{DEFAULT_USER, HomeMode, Overrides, Settings, settings};
+pub use users::{NotFound, Users};
+pub use value::{Place, Problem, Problems, Warning};
+
+/// Where one instance of a service is to run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placement {
+    pub service: String,
+    pub number: u32,
+    /// How many instances there are.
+    pub of: u32,
+    pub home: PathBuf,
+    /// The directory that holds the dotcloud.yml.
+    pub code: PathBuf,
+    pub log_dir: PathBuf,
+}
+
+impl Placement {
+    /// The name of the instance: `www` while there is one, else `www.0`, `www.1`, ...
+    pub fn group(&self) -> String {
+        if self.of == 1 { self.service.clone() } else { format!("{}.{}", self.service, self.number) }
+    }
+}
+
+/// Everything that is wrong or odd in some files, by their names: `*.toml` are settings, the rest dotcloud.yml. A
+/// trial plan finds what shows only there, such as a user that does not exist.
+pub fn check(files: &[PathBuf], flags: &Overrides, own: &Env) -> (Problems, Vec<Warning>) {
+    let mut problems = Problems::default();
+    let mut warnings = Vec::new();
+    let (tomls, stacks): (Vec<&PathBuf>, Vec<&PathBuf>) =
+        files.iter().partition(|file| file.extension().is_some_and(|extension| extension == "toml"));
+    let mut loaded = None;
+    for file in &tomls {
+        let flags = Overrides { config: Some((*file).clone()), ..flags.clone() };
+        match settings(&flags, own) {
+            Ok(settings) => loaded = Some(settings),
+            Err(wrong) => problems.0.extend(wrong.0),
+        }
+    }
+    if tomls.is_empty() {
+        match settings(flags, own) {
+            Ok(settings) => loaded = Some(settings),
+            Err(wrong) => problems.0.extend(wrong.0),
+        }
+    }
+    for file in stacks {
+        match check_stack(file, loaded.as_ref(), own) {
+            Ok(more) => warnings.extend(more),
+            Err(wrong) => problems.0.extend(wrong.0),
+        }
+    }
+    problems.sort();
+    (problems, warnings)
+}
+
+fn check_stack(file: &Path, settings: Option<&Settings>, own: &Env) -> Result<Vec<Warning>, Problems> {
+    let (stack, mut warnings) = stack(file)?;
+    if let Some(settings) = settings {
+        let placements = assemble::trial_placements(&stack, settings);
+        warnings.extend(plan(&stack, &placements, settings, &mut Ports::in_memory(), own)?.1);
+    }
+    Ok(warnings)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The stack of a text, which must be good.
+    pub fn stack(text: &str) -> Stack {
+        try_stack(text).unwrap_or_else(|error| panic!("{error}")).0
+    }
+
+    /// With the problems as they are shown, the directory left out.
+    pub fn try_stack(text: &str) -> Result<(Stack, Vec<String>), String> {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("dotcloud.yml");
+        std::fs::write(&file, text).unwrap();
+        let prefix = dir.path().to_string_lossy().into_owned() + "/";
+        match super::stack(&file) {
+            Ok((stack, warnings)) => Ok((stack, warnings.iter().map(|w| w.to_string().replace(&prefix, "")).collect())),
+            Err(problems) => Err(problems.to_string().replace(&prefix, "")),
+        }
+    }
+
+    #[test]
+    fn every_example_is_a_good_stack() {
+        let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf/examples");
+        let readme = std::fs::read_to_string(examples.join("README.md")).unwrap();
+        let mut count = 0;
+        for entry in std::fs::read_dir(&examples).unwrap() {
+            let dir = entry.unwrap().path();
+            if !dir.is_dir() {
+                continue;
+            }
+            count += 1;
+            let (stack, warnings) = super::stack(&dir.join("dotcloud.yml")).unwrap_or_else(|error| panic!("{error}"));
+            assert!(warnings.is_empty(), "{warnings:?}");
+            assert!(dir.join(&stack.services[0].buildscript).is_file(), "{}", dir.display());
+            let name = dir.file_name().unwrap().to_string_lossy().into_owned();
+            assert!(readme.contains(&format!("`{name}`")), "{name}");
+        }
+        assert_eq!(count, 7);
+    }
+
+    #[test]
+    fn a_check_tells_the_problems_of_all_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            std::fs::write(dir.path().join(name), text).unwrap();
+            dir.path().join(name)
+        };
+        let files = [write("hob.toml", "sokcet = 1\n"), write("dotcloud.yml", "www:\n  type: cusotm\n")];
+        let (problems, _) = check(&files, &Overrides::default(), &own_env());
+        assert_eq!(problems.0.len(), 2, "{problems}");
+        let files = [
+            write("hob.toml", ""),
+            write("dotcloud.yml", "www:\n  type: custom\n  process: {command: x, user: no-such}\n"),
+        ];
+        let (problems, _) = check(&files, &Overrides::default(), &own_env());
+        assert!(
+            problems.to_string().contains("dotcloud.yml:3:31: service \"www\": there is no user \"no-such\""),
+            "{problems}"
+        );
+    }
+
+    pub fn placements(stack: &Stack) -> Vec<Placement> {
+        let mut placements = Vec::new();
+        for service in &stack.services {
+            for number in 0..service.instances {
+                let name = format!("{}.{number}", service.name);
+                placements.push(Placement {
+                    service: service.name.clone(),
+                    number,
+                    of: service.instances,
+                    home: PathBuf::from("/homes").join(&name),
+                    code: PathBuf::from("/code/hello"),
+                    log_dir: PathBuf::from("/log").join(&name),
+                });
+            }
+        }
+        placements
+    }
+}

@@ -1,1 +1,428 @@
+//! The control socket: HTTP/1.1 for whoever may talk to hob.
+//!
+//! `Control` owns the listening socket and its clients; the daemon calls it when one of its descriptors is ready, when
+//! something changed and when something is due. Nothing in here blocks, and every client is bounded in time, in bytes
+//! and in number, so a slow or hostile one costs a few kilobytes. What a request means is in `routes` and `api`; what
+//! they may ask of the daemon is `Host`.
 
+mod api;
+mod connection;
+mod events;
+mod http;
+mod logs;
+mod names;
+mod routes;
+#[cfg(test)]
+mod tests;
+mod waiters;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use mio::net::UnixListener;
+use mio::{Interest, Registry, Token};
+
+use self::api::{Call, Reply};
+use self::connection::{Connection, Doing, Step};
+use self::events::Ring;
+use self::http::{Answer, Request};
+use self::waiters::{Client, Finished, Waiters};
+use crate::supervisor::Supervisor;
+use crate::supervisor::event::{Change, Event, ProcessId, Run, Time};
+use crate::sys::socket_unix::{self, FileId};
+use crate::{sys, wire};
+
+pub use self::logs::{LogQuery, serve_logs};
+
+/// Clients at once; the longest idle one makes room for a newcomer.
+const MAX_CLIENTS: usize = 256;
+/// Of these, followers of events: each may hold a quarter of a megabyte.
+const MAX_STREAMS: usize = 32;
+/// Requests of one client and newcomers served before the rest of the daemon has its turn.
+const AT_ONCE: usize = 64;
+/// After an accept failed for want of descriptors or memory.
+const ACCEPT_AGAIN: Duration = Duration::from_secs(1);
+/// For the last answers, when hob ends.
+const LAST_FLUSH: Duration = Duration::from_millis(300);
+
+/// What the handlers may ask of the daemon.
+pub trait Host {
+    fn supervisor(&self) -> &Supervisor;
+    fn pid(&self, run: Run) -> Option<i32>;
+    fn now(&self) -> Time;
+    fn info(&self) -> wire::Info;
+    fn troubles(&self, id: ProcessId) -> Vec<String>;
+    /// Tells the supervisor. What it wants done about it is done after the handler has returned.
+    fn feed(&mut self, event: Event);
+    /// To the process group of a run.
+    fn signal(&mut self, run: Run, signal: i32) -> io::Result<()>;
+    /// Begins to read the configuration; `Control::reload_done` follows.
+    fn reload(&mut self, ticket: Ticket);
+    /// Somebody who may block takes the connection over: `serve_logs`.
+    fn stream_logs(&mut self, socket: OwnedFd, query: LogQuery);
+    fn shutdown(&mut self);
+}
+
+/// One asked-for reload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ticket(u64);
+
+pub struct Control {
+    path: PathBuf,
+    mode: u32,
+    group: Option<u32>,
+    listener: UnixListener,
+    /// The file we made; another one at the same path is somebody else's.
+    file: Option<FileId>,
+    /// Given up for a moment when there is no descriptor left, to tell a newcomer so.
+    reserve: Option<OwnedFd>,
+    accept_again_at: Option<Time>,
+    registry: Option<Registry>,
+    first_token: usize,
+    own_uid: u32,
+    clients: Vec<Option<Connection>>,
+    next_serial: u64,
+    /// Slots with more to do than they got their turn for.
+    again: BTreeSet<usize>,
+    waiters: Waiters,
+    tickets: BTreeMap<Ticket, Client>,
+    next_ticket: u64,
+    /// Those who asked for the shutdown and want to hear that it is done.
+    mourners: Vec<Client>,
+    ring: Ring,
+}
+
+impl Control {
+    /// The error is a sentence: `cannot bind /run/hob.sock: in use by pid 812 (hob); is it already running?`
+    pub fn bind(path: &Path, mode: u32, group: Option<u32>) -> io::Result<Control> {
+        let listener = listen(path, mode, group)?;
+        Ok(Control {
+            reserve: listener.as_fd().try_clone_to_owned().ok(),
+            listener,
+            file: socket_unix::file_id(path),
+            path: path.to_owned(),
+            mode,
+            group,
+            accept_again_at: None,
+            registry: None,
+            first_token: 0,
+            own_uid: sys::process::effective_uid(),
+            clients: Vec::new(),
+            next_serial: 0,
+            again: BTreeSet::new(),
+            waiters: Waiters::default(),
+            tickets: BTreeMap::new(),
+            next_ticket: 0,
+            mourners: Vec::new(),
+            ring: Ring::default(),
+        })
+    }
+
+    /// Tokens from `first_token` up belong to control.
+    pub fn register(&mut self, registry: &Registry, first_token: usize) -> io::Result<()> {
+        registry.register(&mut self.listener, Token(first_token), Interest::READABLE)?;
+        self.registry = Some(registry.try_clone()?);
+        self.first_token = first_token;
+        Ok(())
+    }
+
+    /// One of our descriptors is ready.
+    pub fn ready(&mut self, _registry: &Registry, event: &mio::event::Event, host: &mut dyn Host) {
+        let Token(token) = event.token();
+        let Some(slot) = token.checked_sub(self.first_token + 1) else { return self.accept(host) };
+        let Some(Some(client)) = self.clients.get_mut(slot) else { return };
+        client.is_readable |= event.is_readable() || event.is_read_closed();
+        // Whoever waits is not read from, so only this tells that it has left. One that has just sent a request
+        // and left is served first.
+        if event.is_write_closed() && matches!(client.doing(), Doing::Waiting | Doing::Streaming) {
+            return self.drop_client(slot);
+        }
+        self.serve(slot, host);
+    }
+
+    /// For waiters and event streams.
+    pub fn changed(&mut self, change: &Change, host: &mut dyn Host) {
+        let mut line = serde_json::to_string(&api::change_shown(change, host)).unwrap_or_default();
+        line.push('\n');
+        let now = host.now();
+        for (slot, client) in self.clients.iter_mut().enumerate() {
+            let Some(client) = client.as_mut().filter(|client| client.doing() == Doing::Streaming) else { continue };
+            if client.push_line(&line, now) {
+                // An error is found again, and dealt with, at its turn.
+                let _ = client.flush(now);
+            }
+            self.again.insert(slot);
+        }
+        self.ring.push(line);
+        let finished = self.waiters.changed(change.id, host.supervisor(), now);
+        self.tell(finished, host);
+    }
+
+    pub fn next_deadline(&self) -> Option<Time> {
+        let at_once = (!self.again.is_empty()).then(Time::default);
+        let clients = self.clients.iter().flatten().filter_map(Connection::deadline).min();
+        [at_once, clients, self.waiters.next_deadline(), self.accept_again_at].into_iter().flatten().min()
+    }
+
+    pub fn handle_timeout(&mut self, now: Time, host: &mut dyn Host) {
+        if self.accept_again_at.is_some_and(|at| at <= now) {
+            self.accept_again_at = None;
+            self.accept(host);
+        }
+        for slot in std::mem::take(&mut self.again) {
+            self.serve(slot, host);
+        }
+        for slot in 0..self.clients.len() {
+            let Some(client) = &mut self.clients[slot] else { continue };
+            if client.deadline().is_none_or(|at| at > now) {
+                continue;
+            }
+            if client.time_out(now) { self.serve(slot, host) } else { self.drop_client(slot) }
+        }
+        let finished = self.waiters.handle_timeout(host.supervisor(), now);
+        self.tell(finished, host);
+    }
+
+    /// What the reload that this ticket was given for has come to: what changed, or every error.
+    pub fn reload_done(&mut self, ticket: Ticket, result: Result<String, Vec<String>>, host: &mut dyn Host) {
+        let Some(client) = self.tickets.remove(&ticket) else { return };
+        let answer = match result {
+            Ok(message) => api::good(&wire::Done { message }),
+            Err(errors) => api::failures(422, errors),
+        };
+        self.answer(client, &answer, host);
+    }
+
+    /// Makes the socket file again if it has been deleted.
+    pub fn rebind(&mut self) {
+        if self.file.is_some() && socket_unix::file_id(&self.path) == self.file {
+            return;
+        }
+        let Some(registry) = &self.registry else { return };
+        let made = listen(&self.path, self.mode, self.group).and_then(|mut listener| {
+            registry.register(&mut listener, Token(self.first_token), Interest::READABLE)?;
+            Ok(listener)
+        });
+        match made {
+            Ok(listener) => {
+                let mut old = std::mem::replace(&mut self.listener, listener);
+                let _ = registry.deregister(&mut old);
+                self.reserve = self.listener.as_fd().try_clone_to_owned().ok();
+                self.file = socket_unix::file_id(&self.path);
+                log::info!("made {} again", self.path.display());
+            }
+            Err(why) => log::error!("{why}"),
+        }
+    }
+
+    /// Answers everybody who waits, and removes the socket. Nothing is served after it.
+    pub fn goodbye(&mut self) {
+        if self.file.is_some() && socket_unix::file_id(&self.path) == self.file {
+            let _ = std::fs::remove_file(&self.path);
+        }
+        let mut answers: Vec<(Client, Answer)> = Vec::new();
+        answers.extend(self.waiters.end().into_iter().map(|(client, outcomes)| (client, api::good(&outcomes))));
+        let reloads = std::mem::take(&mut self.tickets).into_values();
+        answers.extend(reloads.map(|client| (client, api::failure(503, "hob has been shut down".into()))));
+        let done = api::good(&wire::Done { message: "everything is stopped".into() });
+        answers.extend(std::mem::take(&mut self.mourners).into_iter().map(|client| (client, done.clone())));
+        let now = Time::default();
+        for (client, answer) in answers {
+            if let Some(connection) = self.client(client) {
+                connection.close_after_answer();
+                connection.answer(&answer, now);
+            }
+        }
+        let until = sys::clock::since_boot() + LAST_FLUSH;
+        for connection in self.clients.iter_mut().flatten() {
+            if connection.doing() == Doing::Streaming {
+                connection.end_stream();
+            }
+            while connection.flush(now).is_ok() && connection.has_output() {
+                let left = until.saturating_sub(sys::clock::since_boot());
+                if left.is_zero() || !sys::fd::is_writable(&connection.fd(), left) {
+                    break;
+                }
+            }
+            connection.end();
+        }
+        self.clients.clear();
+    }
+
+    fn accept(&mut self, host: &mut dyn Host) {
+        for _ in 0..AT_ONCE {
+            match self.listener.accept() {
+                Ok((stream, _)) => self.admit(stream, host),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
+                Err(e) if is_want(&e) => {
+                    // An idle client's descriptor is of more use to the newcomer. Without one, the newcomer is told.
+                    let made_room = self.drop_idle(false) || self.turn_one_away();
+                    if !made_room {
+                        log::warn!("cannot accept a client: {}", socket_unix::reason(&e));
+                        self.accept_again_at = Some(host.now() + ACCEPT_AGAIN);
+                        return;
+                    }
+                }
+                // A client that left before its turn is none of our trouble.
+                Err(_) => {}
+            }
+        }
+        // Readiness is told once: there may be more.
+        self.accept_again_at = Some(host.now());
+    }
+
+    fn admit(&mut self, mut stream: mio::net::UnixStream, host: &mut dyn Host) {
+        let Ok(peer) = socket_unix::peer(&stream) else { return };
+        let is_full = self.clients.iter().flatten().count() >= MAX_CLIENTS;
+        if is_full && !self.drop_idle(true) {
+            return turn_away(stream);
+        }
+        let Some(registry) = &self.registry else { return };
+        let slot = self.clients.iter().position(Option::is_none).unwrap_or(self.clients.len());
+        let token = Token(self.first_token + 1 + slot);
+        if registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE).is_err() {
+            return;
+        }
+        self.next_serial += 1;
+        let client = Connection::new(stream, peer, self.next_serial, host.now());
+        match self.clients.get_mut(slot) {
+            Some(place) => *place = Some(client),
+            None => self.clients.push(Some(client)),
+        }
+        self.serve(slot, host);
+    }
+
+    /// Closes the client that has been idle for longest; if none is, and `streams_too`, the oldest stream.
+    fn drop_idle(&mut self, streams_too: bool) -> bool {
+        let longest = |wanted: Doing| {
+            let those = self.clients.iter().enumerate();
+            let those = those.filter_map(|(slot, client)| Some((slot, client.as_ref()?)));
+            let those = those.filter(|(_, client)| client.doing() == wanted && !client.has_output());
+            those.min_by_key(|(_, client)| client.since()).map(|(slot, _)| slot)
+        };
+        let found = longest(Doing::Reading).or_else(|| streams_too.then(|| longest(Doing::Streaming)).flatten());
+        found.inspect(|&slot| self.drop_client(slot)).is_some()
+    }
+
+    /// Tells one newcomer that there are no descriptors, by means of the one kept for that.
+    fn turn_one_away(&mut self) -> bool {
+        if self.reserve.take().is_none() {
+            return false;
+        }
+        let accepted = self.listener.accept();
+        let is_ok = accepted.is_ok();
+        if let Ok((stream, _)) = accepted {
+            turn_away(stream);
+        }
+        self.reserve = self.listener.as_fd().try_clone_to_owned().ok();
+        is_ok
+    }
+
+    /// Carries on with a client until it has nothing more, or has had its turn.
+    fn serve(&mut self, slot: usize, host: &mut dyn Host) {
+        for _ in 0..AT_ONCE {
+            let Some(Some(client)) = self.clients.get_mut(slot) else { return };
+            match client.step(host.now()) {
+                Step::Blocked => return,
+                Step::Over => return self.drop_client(slot),
+                Step::Request(request) => self.handle(slot, &request, host),
+            }
+        }
+        self.again.insert(slot);
+    }
+
+    fn handle(&mut self, slot: usize, request: &Request, host: &mut dyn Host) {
+        let now = host.now();
+        let streams = self.clients.iter().flatten().filter(|client| client.doing() == Doing::Streaming).count();
+        let Some(Some(client)) = self.clients.get_mut(slot) else { return };
+        let id = Client { slot, serial: client.serial };
+        let reply = routes::find(request, client.peer, self.own_uid)
+            .and_then(|(route, name)| (route.handler)(&mut Call { host, request, name, ring: &self.ring }));
+        match reply {
+            Err(answer) | Ok(Reply::Answer(answer)) => client.answer(&answer, now),
+            Ok(Reply::Wait { items, timeout }) => {
+                let finished = self.waiters.begin(id, items, timeout, host.supervisor(), now);
+                if let Some((_, outcomes)) = finished {
+                    client.answer(&api::good(&outcomes), now);
+                }
+            }
+            Ok(Reply::Events { follow: true, .. }) if streams >= MAX_STREAMS => {
+                client.answer(&api::failure(503, format!("{MAX_STREAMS} clients follow events already")), now);
+            }
+            Ok(Reply::Events { recent, follow }) => client.stream_lines(&recent, follow, now),
+            Ok(Reply::Logs(_)) if client.wants_head_only() => client.stream_lines(&[], false, now),
+            Ok(Reply::Logs(query)) => self.hand_over(slot, query, host),
+            Ok(Reply::Reload) => {
+                self.next_ticket += 1;
+                let ticket = Ticket(self.next_ticket);
+                self.tickets.insert(ticket, id);
+                host.reload(ticket);
+            }
+            Ok(Reply::Shutdown) => self.mourners.push(id),
+        }
+    }
+
+    fn hand_over(&mut self, slot: usize, query: LogQuery, host: &mut dyn Host) {
+        let Some(mut client) = self.clients.get_mut(slot).and_then(Option::take) else { return };
+        // A forked child keeps the socket open, so closing ours would not end its registration.
+        if let Some(registry) = &self.registry {
+            let _ = registry.deregister(client.stream());
+        }
+        host.stream_logs(client.into_fd(), query);
+    }
+
+    fn tell(&mut self, finished: Vec<Finished>, host: &mut dyn Host) {
+        for (client, outcomes) in finished {
+            self.answer(client, &api::good(&outcomes), host);
+        }
+    }
+
+    fn answer(&mut self, client: Client, answer: &Answer, host: &mut dyn Host) {
+        let now = host.now();
+        if let Some(connection) = self.client(client) {
+            connection.answer(answer, now);
+            self.serve(client.slot, host);
+        }
+    }
+
+    fn client(&mut self, client: Client) -> Option<&mut Connection> {
+        self.clients.get_mut(client.slot)?.as_mut().filter(|connection| connection.serial == client.serial)
+    }
+
+    fn drop_client(&mut self, slot: usize) {
+        let Some(mut connection) = self.clients.get_mut(slot).and_then(Option::take) else { return };
+        let client = Client { slot, serial: connection.serial };
+        self.waiters.forget(client);
+        self.tickets.retain(|_, waiting| *waiting != client);
+        self.mourners.retain(|waiting| *waiting != client);
+        self.again.remove(&slot);
+        if let Some(registry) = &self.registry {
+            let _ = registry.deregister(connection.stream());
+        }
+        connection.end();
+        while self.clients.last().is_some_and(Option::is_none) {
+            self.clients.pop();
+        }
+    }
+}
+
+fn listen(path: &Path, mode: u32, group: Option<u32>) -> io::Result<UnixListener> {
+    let fd = socket_unix::listen(path, mode, group)?;
+    Ok(UnixListener::from_std(std::os::unix::net::UnixListener::from(fd)))
+}
+
+/// There is no descriptor or memory for one more client.
+fn is_want(error: &io::Error) -> bool {
+    use nix::errno::Errno;
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    matches!(errno, Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM))
+}
+
+/// The socket is new and empty, so these few bytes fit.
+fn turn_away(mut stream: mio::net::UnixStream) {
+    let answer = api::failure(503, "too many clients; try again".into());
+    let _ = io::Write::write(&mut stream, &answer.encode(false, false));
+}

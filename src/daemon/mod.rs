@@ -1,1 +1,738 @@
+//! Does what the supervisor decides: the one loop, and everything in hob that has a descriptor.
+//!
+//! One thread, no locks. Whatever could block is a child of the same binary: the logger writes the files, the planner
+//! reads the configuration and runs postinstall, probes probe, log streams are read by a child each. Children are
+//! reaped before anything else is looked at, so that a client that asks about a process it has just seen die is not
+//! told that it runs.
 
+mod children;
+pub mod launch;
+mod leftovers;
+mod logs;
+mod manager;
+pub mod messages;
+mod oom;
+mod planner;
+mod readiness;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+use signal_hook::consts::signal::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
+use signal_hook_mio::v1_0::Signals;
+
+pub use self::planner::{MakePlan, Refusal};
+
+use self::children::{Children, Reaped};
+use self::launch::{Launch, Report};
+use self::logs::{FINISH_WITHIN, Logs};
+use self::manager::Manager;
+use self::planner::Planner;
+use self::readiness::Readiness;
+use crate::control::{Control, Host, LogQuery, Ticket};
+use crate::plan::{Ask, Probe, ReadyBy};
+use crate::supervisor::Supervisor;
+use crate::supervisor::event::{Action, Change, Event, Exit, Job, Phase, ProcessId, Run, Survivor, Time};
+use crate::sys;
+use crate::sys::process::Pid;
+use crate::wire;
+
+/// What the daemon needs to be told; everything else is in the plan.
+pub struct Options {
+    pub socket: PathBuf,
+    pub socket_mode: u32,
+    pub socket_group: Option<u32>,
+    pub state_dir: PathBuf,
+    pub log_dir: PathBuf,
+    /// The files the configuration comes from, to show.
+    pub config: Vec<PathBuf>,
+    pub roles: Roles,
+    pub make_plan: Box<MakePlan>,
+}
+
+/// The other roles of the binary, each run in a forked child.
+pub struct Roles {
+    pub logger: fn(OwnedFd) -> i32,
+    pub probe: fn(&Probe) -> (i32, String),
+    pub pidproxy: fn(&Path, &mut dyn FnMut() -> i32) -> i32,
+    pub logs: fn(OwnedFd, LogQuery, &Path),
+}
+
+/// Runs until there is nothing left to do; returns the exit status. Errors of the start alone are reported as such.
+pub fn boot(options: Options) -> io::Result<i32> {
+    Daemon::new(options)?.run()
+}
+
+struct Daemon {
+    options: Options,
+    poll: Poll,
+    signals: Signals,
+    supervisor: Supervisor,
+    children: Children,
+    logs: Logs,
+    readiness: Readiness,
+    manager: Manager,
+    /// Out of its place only while it is being called.
+    control: Option<Control>,
+    planner: Option<Planner>,
+    /// Who waits for the plan that is being made.
+    reload_tickets: Vec<Ticket>,
+    /// Reaped children of processes that are being stopped: what is left of each is looked for.
+    sweeps: BTreeMap<ProcessId, Sweep>,
+    /// The pids that led the last run of each process.
+    leaders: BTreeMap<ProcessId, i32>,
+    /// Forked to stream logs to a client.
+    streamers: Vec<Pid>,
+    ending: Ending,
+    born: Time,
+    nonce: String,
+    null: OwnedFd,
+    exe: OwnedFd,
+    nofile: (u64, u64),
+    exit_status: i32,
+}
+
+struct Sweep {
+    run: Run,
+    signal: i32,
+    /// How many were left when they were last signalled.
+    left: usize,
+    answered: bool,
+}
+
+/// The way out, once the supervisor has nothing more to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    NotYet,
+    /// Ending orphans that belong to no process.
+    Strays {
+        kill_at: Time,
+    },
+    /// Waiting for the logger to write what is left.
+    Logs {
+        until: Time,
+    },
+    Done,
+}
+
+const SIGNALS: Token = Token(0);
+const LOGGER: Token = Token(1);
+const REPORTS: Token = Token(2);
+const PLANNER: Token = Token(3);
+/// Notify sockets, by process id.
+const NOTIFY: usize = 1 << 20;
+const CONTROL: usize = 1 << 40;
+
+impl Daemon {
+    fn new(options: Options) -> io::Result<Daemon> {
+        let poll = Poll::new()?;
+        let taken = [SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH];
+        let mut signals = Signals::new(taken)?;
+        sys::process::unblock_signals();
+        sys::process::become_subreaper()?;
+        let nofile = sys::limits::nofile()?;
+        // Each process costs two descriptors here.
+        let _ = sys::limits::set_nofile(nofile.1, nofile.1);
+        poll.registry().register(&mut signals, SIGNALS, Interest::READABLE)?;
+        let children = Children::new()?;
+        poll.registry().register(&mut SourceFd(&children.report_rx().as_raw_fd()), REPORTS, Interest::READABLE)?;
+        let mut control = Control::bind(&options.socket, options.socket_mode, options.socket_group)?;
+        control.register(poll.registry(), CONTROL)?;
+        let born = now();
+        let seed = born.0.as_nanos() as u64 ^ u64::from(std::process::id()) << 32;
+        Ok(Daemon {
+            supervisor: Supervisor::new(seed),
+            logs: Logs::new(options.roles.logger),
+            readiness: Readiness::new(&options.socket),
+            manager: Manager::from_env(),
+            control: Some(control),
+            planner: None,
+            reload_tickets: Vec::new(),
+            sweeps: BTreeMap::new(),
+            leaders: BTreeMap::new(),
+            streamers: Vec::new(),
+            ending: Ending::NotYet,
+            born,
+            nonce: format!("{seed:x}"),
+            null: std::fs::OpenOptions::new().read(true).write(true).open("/dev/null").or_else(|_| no_null())?.into(),
+            exe: launch::open_own_executable()?,
+            nofile,
+            exit_status: 0,
+            children,
+            signals,
+            poll,
+            options,
+        })
+    }
+
+    fn run(mut self) -> io::Result<i32> {
+        self.logs.start(self.poll.registry(), LOGGER, now())?;
+        self.plan(false)?;
+        let mut events = Events::with_capacity(1024);
+        loop {
+            self.carry_out_actions();
+            self.sweep();
+            self.step_towards_the_end();
+            if self.ending == Ending::Done {
+                break;
+            }
+            match self.poll.poll(&mut events, self.until_next_deadline()) {
+                Err(why) if why.kind() != io::ErrorKind::Interrupted => log::error!("cannot wait for events: {why}"),
+                _ => {}
+            }
+            if events.iter().any(|e| e.token() == SIGNALS) {
+                self.take_signals();
+            }
+            for event in &events {
+                match event.token() {
+                    SIGNALS => {}
+                    LOGGER => self.logs.ready(),
+                    REPORTS => self.children.read_reports(),
+                    PLANNER => self.hear_planner(),
+                    Token(token) if token >= CONTROL => {
+                        self.with_control(|control, daemon| {
+                            // The registry is needed while the rest of the daemon is lent out.
+                            match daemon.poll.registry().try_clone() {
+                                Ok(registry) => control.ready(&registry, event, daemon),
+                                Err(why) => log::error!("cannot serve a client: {why}"),
+                            }
+                        });
+                    }
+                    Token(token) => self.hear_notify(ProcessId((token - NOTIFY) as u32)),
+                }
+            }
+            self.handle_timeouts();
+        }
+        if let Some(control) = &mut self.control {
+            control.goodbye();
+        }
+        self.readiness.close();
+        Ok(self.exit_status)
+    }
+
+    fn until_next_deadline(&self) -> Option<Duration> {
+        let ending = match self.ending {
+            Ending::Strays { kill_at } => Some(kill_at),
+            Ending::Logs { until } => Some(until),
+            Ending::NotYet | Ending::Done => None,
+        };
+        [
+            self.supervisor.next_deadline(),
+            self.control.as_ref().and_then(Control::next_deadline),
+            self.manager.next_deadline(),
+            self.logs.restart_at(),
+            ending,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+        .map(|at| at.since(now()))
+    }
+
+    fn handle_timeouts(&mut self) {
+        let now = now();
+        self.supervisor.handle_timeout(now);
+        self.manager.handle_timeout(now);
+        if self.logs.restart_at().is_some_and(|at| at <= now)
+            && let Err(why) = self.logs.start(self.poll.registry(), LOGGER, now)
+        {
+            log::error!("cannot start a logger: {why}");
+        }
+        self.with_control(|control, daemon| control.handle_timeout(now, daemon));
+    }
+
+    fn with_control(&mut self, call: impl FnOnce(&mut Control, &mut Daemon)) {
+        if let Some(mut control) = self.control.take() {
+            call(&mut control, self);
+            self.control = Some(control);
+        }
+    }
+
+    fn carry_out_actions(&mut self) {
+        while let Some(action) = self.supervisor.poll_action() {
+            match action {
+                Action::Spawn(run) => self.spawn(run),
+                Action::Signal(run, signal) => self.signal_run(run, signal),
+                Action::Sweep(run, signal) => {
+                    if let Job::Process(id) = run.job {
+                        self.sweeps.insert(id, Sweep { run, signal, left: usize::MAX, answered: false });
+                    }
+                }
+                Action::Added(id) => self.provide(id, Logs::add),
+                Action::Updated(id) => self.provide(id, Logs::update),
+                Action::Removed(id) => {
+                    self.logs.remove(id);
+                    self.readiness.remove(self.poll.registry(), id);
+                    self.leaders.remove(&id);
+                    self.sweeps.remove(&id);
+                }
+                Action::Changed(change) => self.tell_of(&change),
+            }
+        }
+    }
+
+    /// The pipes and the notify socket of a process.
+    fn provide(&mut self, id: ProcessId, log: fn(&mut Logs, ProcessId, &crate::plan::Spec) -> io::Result<()>) {
+        let Some(process) = self.supervisor.process(id) else { return };
+        let spec = process.spec();
+        if let Err(why) = log(&mut self.logs, id, spec) {
+            log::error!("{}: cannot make its log pipe: {why}", spec.name);
+        }
+        let token = Token(NOTIFY + id.0 as usize);
+        if let Err(why) = self.readiness.provide(self.poll.registry(), token, id, spec) {
+            log::error!("{}: cannot make its notify socket: {why}", spec.name);
+        }
+    }
+
+    fn tell_of(&mut self, change: &Change) {
+        let level = match change.to {
+            Phase::Fatal => log::Level::Error,
+            Phase::Backoff => log::Level::Warn,
+            Phase::Starting | Phase::Stopping => log::Level::Debug,
+            Phase::Running | Phase::Stopped | Phase::Exited => log::Level::Info,
+        };
+        log::log!(level, "{}: {} {}", change.name, change.to, change.why);
+        self.with_control(|control, daemon| control.changed(change, daemon));
+    }
+
+    fn spawn(&mut self, run: Run) {
+        let id = run.job.process();
+        let started = match run.job {
+            Job::Process(_) => self.spawn_process(run, id),
+            Job::ReadyProbe(_) | Job::HealthProbe(_) => self.spawn_probe(run, id),
+        };
+        match started {
+            Ok(pid) => {
+                self.children.add(run, pid);
+                if matches!(run.job, Job::Process(_)) {
+                    self.leaders.insert(id, pid.as_raw());
+                }
+            }
+            Err(why) => {
+                let errno = why.raw_os_error().unwrap_or(nix::errno::Errno::EAGAIN as i32);
+                self.feed(Event::Exited(run, Exit::CannotExec { stage: "fork".into(), errno }));
+            }
+        }
+    }
+
+    fn spawn_process(&self, run: Run, id: ProcessId) -> io::Result<Pid> {
+        let spec = self.supervisor.process(id).map(|p| p.spec()).ok_or(io::ErrorKind::NotFound)?;
+        let (stdout, stderr) = self.logs.ends(id).ok_or(nix::errno::Errno::EMFILE)?;
+        let mut extra_env = vec![(leftovers::MARKER.to_owned(), leftovers::marker(&self.nonce, id, run.number))];
+        if let Some(path) = self.readiness.path(id) {
+            extra_env.push(("NOTIFY_SOCKET".to_owned(), path.display().to_string()));
+        }
+        let launch = Launch {
+            run: run.number,
+            spec,
+            base_env: self.base_env(&spec.name.group),
+            extra_env: &extra_env,
+            stdout,
+            stderr,
+            null: self.null.as_fd(),
+            report: self.children.report_tx(),
+            exe: self.exe.as_fd(),
+            nofile: self.nofile,
+            pidproxy: self.options.roles.pidproxy,
+        };
+        sys::process::fork(|| launch.exec())
+    }
+
+    fn base_env(&self, instance: &str) -> &BTreeMap<String, String> {
+        static NOTHING: BTreeMap<String, String> = BTreeMap::new();
+        self.supervisor.plan().instances.iter().find(|i| i.name == instance).map_or(&NOTHING, |i| &i.env)
+    }
+
+    fn spawn_probe(&self, run: Run, id: ProcessId) -> io::Result<Pid> {
+        let spec = self.supervisor.process(id).map(|p| p.spec()).ok_or(io::ErrorKind::NotFound)?;
+        let probe = match run.job {
+            Job::HealthProbe(_) => spec.health.as_ref().map(|h| &h.probe),
+            _ => spec.ready.as_ref().and_then(|r| match &r.by {
+                ReadyBy::Probe(probe) => Some(probe),
+                ReadyBy::Notify => None,
+            }),
+        };
+        let probe = probe.ok_or(io::ErrorKind::NotFound)?;
+        sys::process::fork(|| {
+            sys::process::set_name("hob probe");
+            let _ = sys::process::new_session();
+            for number in 0..3 {
+                let _ = sys::process::place_fd(self.null.as_fd(), number);
+            }
+            sys::process::close_others(&[self.children.report_tx().as_raw_fd()]);
+            sys::process::close_on_exec_from(3);
+            let _ = sys::limits::set_nofile(self.nofile.0, self.nofile.1);
+            let _ = launch::become_user(spec.user.as_ref());
+            if matches!(probe.ask, Ask::Exec(_)) {
+                let _ = std::env::set_current_dir(&spec.directory);
+                let base = self.base_env(&spec.name.group).iter();
+                sys::process::replace_environment(base.chain(&spec.env).map(|(k, v)| (k.as_str(), v.as_str())));
+            }
+            let (status, text) = (self.options.roles.probe)(probe);
+            Report::Said { run: run.number, text }.send(self.children.report_tx());
+            status
+        })
+    }
+
+    fn signal_run(&mut self, run: Run, signal: i32) {
+        if let Err(why) = self.children.signal(run, signal) {
+            log::debug!("cannot send signal {signal} to run {}: {why}", run.number);
+            return;
+        }
+        let stopping = self.supervisor.process(run.job.process()).is_some_and(|p| p.phase() == Phase::Stopping);
+        // A stopped (SIGSTOP) group would sit on its stop signal until it is killed.
+        if stopping && signal != libc::SIGKILL && signal != libc::SIGCONT {
+            let _ = self.children.signal(run, libc::SIGCONT);
+        }
+    }
+
+    /// Reaps everything that has died, then looks at the other signals.
+    fn take_signals(&mut self) {
+        let pending: Vec<i32> = self.signals.pending().collect();
+        // One SIGCHLD may stand for many deaths; and the look costs little when there was none.
+        self.reap();
+        for signal in pending.into_iter().filter(|&s| s != SIGCHLD) {
+            self.hear_signal(signal);
+        }
+    }
+
+    fn hear_signal(&mut self, signal: i32) {
+        let relayed = self.supervisor.plan().relay_signals.get(&signal).cloned().unwrap_or_default();
+        if !relayed.is_empty() {
+            let runs: Vec<Run> = self
+                .supervisor
+                .processes()
+                .filter(|p| relayed.contains(&format!("{}:{}", p.spec().name.group, p.spec().name.process)))
+                .filter_map(|p| p.run())
+                .collect();
+            for run in runs {
+                let _ = self.children.signal(run, signal);
+            }
+            return;
+        }
+        match signal {
+            SIGTERM | SIGINT | SIGQUIT => {
+                log::info!("stopping everything (signal {signal})");
+                self.begin_shutdown();
+            }
+            SIGHUP => {
+                if let Err(why) = self.plan(true) {
+                    log::error!("cannot reload: {why}");
+                }
+            }
+            SIGUSR2 => {
+                self.logs.reopen();
+                if let Some(control) = &mut self.control {
+                    control.rebind();
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn begin_shutdown(&mut self) {
+        self.manager.say("STOPPING=1");
+        let again = self.supervisor.is_shutting_down();
+        self.feed(Event::Shutdown { grace: again.then_some(Duration::from_secs(1)) });
+        if let Some(planner) = &self.planner {
+            let signal = if again { libc::SIGKILL } else { libc::SIGTERM };
+            let _ = sys::process::kill_group(planner.pid(), signal);
+        }
+    }
+
+    fn reap(&mut self) {
+        while let Some(reaped) = self.children.reap() {
+            match reaped {
+                Reaped::Run(run, exit) => {
+                    if let Some(said) = self.children.said.remove(&run.number) {
+                        self.feed(Event::ProbeSaid { run, note: said });
+                    }
+                    self.feed(Event::Exited(run, exit));
+                }
+                Reaped::Other(pid) => {
+                    if !self.logs.reaped(pid, self.poll.registry(), now()) {
+                        self.streamers.retain(|&s| s != pid);
+                    }
+                    // An orphan, perhaps the last one somebody waits for.
+                    for sweep in self.sweeps.values_mut() {
+                        sweep.answered = false;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Looks for what is left of processes whose child is reaped, signals it, and answers.
+    fn sweep(&mut self) {
+        if self.sweeps.values().all(|s| s.answered) {
+            return;
+        }
+        let orphans = self.orphans();
+        if orphans.is_empty() {
+            for (_, sweep) in std::mem::take(&mut self.sweeps) {
+                self.feed(Event::Swept(sweep.run, Vec::new()));
+            }
+            return self.carry_out_actions();
+        }
+        let traces: Vec<leftovers::Trace> = self
+            .sweeps
+            .keys()
+            .map(|&id| leftovers::Trace { id, leader: self.leaders.get(&id).copied(), pipes: self.logs.inodes(id) })
+            .collect();
+        let mut found = leftovers::attribute(&orphans, &self.nonce, &traces);
+        let mut answers = Vec::new();
+        self.sweeps.retain(|id, sweep| {
+            let left = found.of.remove(id).unwrap_or_default();
+            // Signalled once with each signal, and again when helpers have had children meanwhile.
+            if sweep.left == usize::MAX || sweep.signal == libc::SIGKILL || left.len() > sweep.left {
+                for stat in &left {
+                    leftovers::signal(stat, sweep.signal);
+                    leftovers::signal(stat, libc::SIGCONT);
+                }
+            }
+            sweep.left = left.len();
+            sweep.answered = true;
+            let survivors = left.iter().map(|s| Survivor { pid: s.pid, command: s.command.clone() }).collect();
+            answers.push(Event::Swept(sweep.run, survivors));
+            !left.is_empty()
+        });
+        for answer in answers {
+            self.feed(answer);
+        }
+        self.carry_out_actions();
+    }
+
+    fn orphans(&self) -> Vec<i32> {
+        let helpers: Vec<i32> = self
+            .streamers
+            .iter()
+            .copied()
+            .chain(self.logs.logger_pid())
+            .chain(self.planner.as_ref().map(Planner::pid))
+            .map(Pid::as_raw)
+            .collect();
+        leftovers::orphans(&|pid| self.children.is_known(pid) || helpers.contains(&pid)).unwrap_or_default()
+    }
+
+    fn plan(&mut self, again: bool) -> io::Result<()> {
+        if self.planner.is_some() {
+            log::info!("the configuration is being read already");
+            return Ok(());
+        }
+        if again {
+            self.manager.say(&format!("RELOADING=1\nMONOTONIC_USEC={}", sys::clock::monotonic().as_micros()));
+        }
+        self.planner = Some(Planner::start(&self.options.make_plan, again, self.poll.registry(), PLANNER)?);
+        Ok(())
+    }
+
+    fn hear_planner(&mut self) {
+        let Some(planner) = &mut self.planner else { return };
+        let Some(result) = planner.ready() else {
+            self.manager.say(&format!("STATUS={}", planner.step));
+            return;
+        };
+        if let Some(planner) = self.planner.take() {
+            planner.close(self.poll.registry());
+        }
+        let first = self.supervisor.plan().instances.is_empty() && self.supervisor.processes().next().is_none();
+        let answer = match result {
+            Ok(plan) if !self.supervisor.is_shutting_down() => {
+                let count = plan.specs.len();
+                self.feed(Event::Plan(plan));
+                self.manager.say(&format!("READY=1\nSTATUS={count} processes"));
+                Ok(format!("{count} processes"))
+            }
+            Ok(_) => Err(vec!["hob is stopping".to_owned()]),
+            Err(refusal) => {
+                // Said plainly, without a log prefix: it is what the person who typed the command waits for.
+                for error in &refusal.errors {
+                    messages::say(&format!("hob: {error}"));
+                }
+                if first && self.reload_tickets.is_empty() {
+                    self.exit_status = refusal.status;
+                    self.begin_shutdown();
+                } else {
+                    self.manager.say("READY=1\nSTATUS=the configuration was refused, nothing changed");
+                }
+                Err(refusal.errors)
+            }
+        };
+        for ticket in std::mem::take(&mut self.reload_tickets) {
+            let answer = answer.clone();
+            self.with_control(|control, daemon| control.reload_done(ticket, answer, daemon));
+        }
+    }
+
+    fn hear_notify(&mut self, id: ProcessId) {
+        if self.readiness.hear(id)
+            && let Some(run) = self.supervisor.process(id).and_then(|p| p.run())
+        {
+            self.feed(Event::HeardReady(run));
+        }
+    }
+
+    /// When the supervisor is finished: strays, then the logs, then out.
+    fn step_towards_the_end(&mut self) {
+        let now = now();
+        match self.ending {
+            Ending::NotYet => {
+                let Some(finish) = self.supervisor.finished() else { return };
+                if self.planner.is_some() {
+                    return;
+                }
+                if self.exit_status == 0 {
+                    self.exit_status = finish.exit.as_ref().map_or(0, status_of);
+                }
+                self.ending = Ending::Strays { kill_at: now + STRAY_GRACE };
+                self.end_strays(libc::SIGTERM, now);
+            }
+            Ending::Strays { kill_at } => self.end_strays(if kill_at <= now { libc::SIGKILL } else { 0 }, now),
+            Ending::Logs { until } => {
+                if self.logs.logger_pid().is_none() {
+                    self.ending = Ending::Done;
+                } else if until <= now {
+                    log::error!("the logger cannot write what is left, leaving it behind");
+                    self.ending = Ending::Done;
+                }
+            }
+            Ending::Done => {}
+        }
+    }
+
+    fn end_strays(&mut self, signal: i32, now: Time) {
+        for streamer in &self.streamers {
+            let _ = sys::process::kill(*streamer, libc::SIGKILL);
+        }
+        let orphans = self.orphans();
+        let left = if orphans.is_empty() {
+            Vec::new()
+        } else {
+            let mut left = leftovers::attribute(&orphans, &self.nonce, &[]);
+            left.strays.extend(left.of.into_values().flatten());
+            left.strays
+        };
+        if signal != 0 {
+            for stat in &left {
+                leftovers::signal(stat, signal);
+                leftovers::signal(stat, libc::SIGCONT);
+            }
+        }
+        let given_up = matches!(self.ending, Ending::Strays { kill_at } if kill_at + STRAY_GRACE <= now);
+        if left.is_empty() || given_up {
+            for stat in &left {
+                log::error!("cannot end {} ({}), leaving it behind", stat.pid, stat.command);
+            }
+            self.logs.finish();
+            self.ending = Ending::Logs { until: now + FINISH_WITHIN };
+        } else if signal == libc::SIGKILL {
+            // Their deaths wake the loop; the next look is at the deadline after this one.
+            self.ending = Ending::Strays { kill_at: now + STRAY_GRACE };
+        }
+    }
+}
+
+/// What strays get between SIGTERM and SIGKILL when hob ends.
+const STRAY_GRACE: Duration = Duration::from_secs(1);
+
+impl Host for Daemon {
+    fn supervisor(&self) -> &Supervisor {
+        &self.supervisor
+    }
+
+    fn pid(&self, run: Run) -> Option<i32> {
+        self.children.pid(run).map(Pid::as_raw)
+    }
+
+    fn now(&self) -> Time {
+        now()
+    }
+
+    fn info(&self) -> wire::Info {
+        let state = match &self.planner {
+            _ if self.supervisor.is_shutting_down() => "stopping".to_owned(),
+            Some(planner) => planner.step.clone(),
+            None => "running".to_owned(),
+        };
+        wire::Info {
+            version: env!("CARGO_PKG_VERSION").into(),
+            pid: sys::process::pid().as_raw(),
+            state,
+            uptime: now().since(self.born).as_secs_f64(),
+            log_dir: self.options.log_dir.display().to_string(),
+            state_dir: self.options.state_dir.display().to_string(),
+            socket: self.options.socket.display().to_string(),
+            config: self.options.config.iter().map(|p| p.display().to_string()).collect(),
+        }
+    }
+
+    fn troubles(&self, id: ProcessId) -> Vec<String> {
+        let run = self.supervisor.process(id).and_then(|p| p.run());
+        let of_run = run.and_then(|r| self.children.troubles.get(&r.number)).into_iter().flatten().cloned();
+        of_run.chain(self.logs.troubles(id).map(str::to_owned)).collect()
+    }
+
+    fn feed(&mut self, event: Event) {
+        self.supervisor.handle(now(), event);
+    }
+
+    fn signal(&mut self, run: Run, signal: i32) -> io::Result<()> {
+        self.children.signal(run, signal)
+    }
+
+    fn reload(&mut self, ticket: Ticket) {
+        self.reload_tickets.push(ticket);
+        if let Err(why) = self.plan(true) {
+            log::error!("cannot reload: {why}");
+        }
+    }
+
+    fn stream_logs(&mut self, socket: OwnedFd, query: LogQuery) {
+        if self.streamers.len() >= STREAMERS_MAX {
+            log::warn!("more than {STREAMERS_MAX} clients read logs, one was turned away");
+            return;
+        }
+        let logs = self.options.roles.logs;
+        let streamer = sys::process::fork(|| {
+            sys::process::set_name("hob logs");
+            let _ = sys::process::new_session();
+            sys::process::close_others(&[socket.as_raw_fd()]);
+            logs(socket, query, &self.options.log_dir);
+            0
+        });
+        match streamer {
+            Ok(pid) => self.streamers.push(pid),
+            Err(why) => log::error!("cannot start a child to stream logs: {why}"),
+        }
+    }
+
+    fn shutdown(&mut self) {
+        self.begin_shutdown();
+    }
+}
+
+const STREAMERS_MAX: usize = 64;
+
+fn now() -> Time {
+    Time(sys::clock::since_boot())
+}
+
+fn status_of(exit: &Exit) -> i32 {
+    match exit {
+        Exit::Code(code) => (*code).into(),
+        Exit::Signal { signal, .. } => 128 + signal,
+        Exit::CannotExec { .. } => 127,
+        Exit::Unknown => 1,
+    }
+}
+
+/// A root without /dev still gets a stdin that is empty and a place to write to.
+fn no_null() -> io::Result<std::fs::File> {
+    let (rx, _) = io::pipe()?;
+    Ok(std::fs::File::from(OwnedFd::from(rx)))
+}

@@ -115,6 +115,7 @@ impl Process {
     }
 
     /// Starts that failed since the last stable run.
+    #[cfg(test)]
     pub fn failures(&self) -> u32 {
         self.record.failures
     }
@@ -342,13 +343,13 @@ impl Process {
     }
 
     /// The plan names it, and by this spec. Whether anything changed.
-    pub(super) fn replan(&mut self, spec: Spec, common: &mut Common) -> bool {
+    pub(super) fn replan(&mut self, spec: Spec, moved: bool, common: &mut Common) -> bool {
         let returns = self.goal == Goal::Gone;
-        if *self.incoming.as_deref().unwrap_or(&self.spec) == spec && !returns {
+        if *self.incoming.as_deref().unwrap_or(&self.spec) == spec && !returns && !moved {
             return false;
         }
         let fresh = if spec.autostart { Goal::Up } else { Goal::Down };
-        if needs_new_run(&self.spec, &spec) {
+        if moved || needs_new_run(&self.spec, &spec) {
             match self.state {
                 State::Stopped | State::Backoff { .. } | State::Exited { .. } | State::Fatal { .. } => {
                     let was_up = self.goal == Goal::Up;

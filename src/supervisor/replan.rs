@@ -1,6 +1,6 @@
 //! How a new plan is laid over the table: by name, and so that who is not concerned notices nothing.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::Table;
 use super::event::{Action, ProcessId};
@@ -11,6 +11,10 @@ use crate::plan::{Name, Plan};
 pub fn replan(table: &mut Table, mut plan: Plan) -> bool {
     let specs = std::mem::take(&mut plan.specs);
     let mut changed = table.plan != plan;
+    // A process has only what differs from its instance: another environment there is another one for it.
+    let (before, after) = (environments(&table.plan), environments(&plan));
+    let moved: HashSet<String> =
+        after.keys().filter(|&g| before.get(g) != after.get(g)).map(|&g| g.to_owned()).collect();
     table.plan = plan;
 
     let order_before: Vec<ProcessId> = table.rows.iter().map(Process::id).collect();
@@ -20,7 +24,10 @@ pub fn replan(table: &mut Table, mut plan: Plan) -> bool {
     for spec in specs {
         match known.remove(&spec.name) {
             Some(mut process) => {
-                changed |= process.replan(spec, &mut table.common);
+                changed |= {
+                    let moved = moved.contains(&spec.name.group);
+                    process.replan(spec, moved, &mut table.common)
+                };
                 rows.push(process);
             }
             None => {
@@ -40,4 +47,17 @@ pub fn replan(table: &mut Table, mut plan: Plan) -> bool {
     changed |= !rows.iter().map(Process::id).eq(order_before);
     table.rows = rows;
     changed
+}
+
+/// The environment of each instance, but for the command lines in it (`SERVICE_PROCESSES_<NAME>`): a process whose
+/// neighbour has another command is not concerned.
+fn environments(plan: &Plan) -> HashMap<&str, BTreeMap<&str, &str>> {
+    let told = |(key, _): &(&str, &str)| !key.starts_with("SERVICE_PROCESS");
+    plan.instances
+        .iter()
+        .map(|instance| {
+            let env = instance.env.iter().map(|(key, value)| (key.as_str(), value.as_str())).filter(told);
+            (instance.name.as_str(), env.collect())
+        })
+        .collect()
 }

@@ -9,6 +9,11 @@ pub fn since_boot() -> Duration {
     read(ClockId::CLOCK_BOOTTIME)
 }
 
+/// CLOCK_MONOTONIC, which systemd counts in.
+pub fn monotonic() -> Duration {
+    read(ClockId::CLOCK_MONOTONIC)
+}
+
 /// Unix time.
 pub fn wall() -> Duration {
     read(ClockId::CLOCK_REALTIME)

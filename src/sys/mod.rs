@@ -4,3 +4,18 @@
 //! safe types out (`OwnedFd`, `Pid`). A file per topic.
 
 pub mod clock;
+pub mod command;
+pub mod family;
+pub mod fd;
+pub mod limits;
+pub mod pidfd;
+pub mod poll;
+pub mod proc;
+pub mod process;
+pub mod signal_names;
+pub mod sigwait;
+pub mod socket;
+pub mod socket_unix;
+pub mod terminal;
+pub mod user;
+pub mod watch;

@@ -1,0 +1,206 @@
+//! One request to the daemon and its answer, over the control socket. Blocking; a command asks and waits.
+
+use std::fmt;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+
+use crate::wire::Failure;
+
+pub struct Daemon {
+    socket: PathBuf,
+}
+
+/// Why there is no answer, and what a command exits with for it (DESIGN §2).
+#[derive(Debug)]
+pub struct Failed {
+    pub message: String,
+    pub status: i32,
+}
+
+impl fmt::Display for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl From<io::Error> for Failed {
+    fn from(why: io::Error) -> Failed {
+        Failed { message: format!("cannot talk to hob: {}", reason(&why)), status: 4 }
+    }
+}
+
+impl Daemon {
+    pub fn at(socket: &Path) -> Daemon {
+        Daemon { socket: socket.to_owned() }
+    }
+
+    pub fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failed> {
+        self.ask("GET", path, b"")
+    }
+
+    pub fn ask<T: DeserializeOwned>(&self, method: &str, path: &str, body: &[u8]) -> Result<T, Failed> {
+        let mut text = Vec::new();
+        self.open(method, path, body)?.read_to_end(&mut text)?;
+        serde_json::from_slice(&text)
+            .map_err(|why| Failed { message: format!("cannot read hob's answer: {why}"), status: 111 })
+    }
+
+    /// Calls `line` with each line of a stream until it ends or `line` fails.
+    pub fn stream(&self, path: &str, mut line: impl FnMut(&[u8]) -> io::Result<()>) -> Result<(), Failed> {
+        let mut lines = BufReader::new(self.open("GET", path, b"")?);
+        let mut text = Vec::new();
+        loop {
+            text.clear();
+            if lines.read_until(b'\n', &mut text)? == 0 {
+                return Ok(());
+            }
+            line(text.strip_suffix(b"\n").unwrap_or(&text))?;
+        }
+    }
+
+    /// Sends a request and reads the head of the answer; what is left to read is the body.
+    fn open(&self, method: &str, path: &str, body: &[u8]) -> Result<Body, Failed> {
+        let mut stream = UnixStream::connect(&self.socket).map_err(|why| {
+            let hint = match why.kind() {
+                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => "; is it running? (hob boot)",
+                io::ErrorKind::PermissionDenied => "; it belongs to another user",
+                _ => "",
+            };
+            let message = format!("cannot reach hob at {}: {}{hint}", self.socket.display(), reason(&why));
+            Failed { message, status: 4 }
+        })?;
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: hob\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        stream.write_all(head.as_bytes())?;
+        stream.write_all(body)?;
+        let mut reader = BufReader::new(stream);
+        let (status, framing) = read_head(&mut reader)?;
+        let mut answer = Body { reader, framing };
+        if status < 400 {
+            return Ok(answer);
+        }
+        let mut text = Vec::new();
+        answer.read_to_end(&mut text)?;
+        let failure: Failure = serde_json::from_slice(&text)
+            .unwrap_or_else(|_| Failure { error: format!("hob answered with status {status}"), errors: Vec::new() });
+        let lines = if failure.errors.is_empty() { vec![failure.error] } else { failure.errors };
+        Err(Failed { message: lines.join("\n"), status: exit_status(status) })
+    }
+}
+
+/// 404 is "what you asked about is not so", a request that makes no sense is usage, the rest is the daemon's.
+fn exit_status(http: u16) -> i32 {
+    match http {
+        400 | 422 => 2,
+        404 | 409 => 1,
+        403 | 401 | 503 => 4,
+        _ => 111,
+    }
+}
+
+struct Body {
+    reader: BufReader<UnixStream>,
+    framing: Framing,
+}
+
+enum Framing {
+    Length(u64),
+    /// So many bytes of the current chunk are left; `None` before the first.
+    Chunks(Option<u64>),
+    Done,
+}
+
+fn read_head(reader: &mut impl BufRead) -> Result<(u16, Framing), Failed> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        if head.len() > HEAD_MAX || reader.by_ref().take(1024).read_until(b'\n', &mut head)? == 0 {
+            return Err(Failed { message: "cannot read hob's answer: its head is cut short".into(), status: 111 });
+        }
+    }
+    let mut headers = [httparse::EMPTY_HEADER; 32];
+    let mut response = httparse::Response::new(&mut headers);
+    response.parse(&head).map_err(|why| Failed { message: format!("cannot read hob's answer: {why}"), status: 111 })?;
+    let header = |name: &str| {
+        let found = response.headers.iter().find(|h| h.name.eq_ignore_ascii_case(name));
+        found.and_then(|h| std::str::from_utf8(h.value).ok()).map(str::trim)
+    };
+    let framing = match (header("transfer-encoding"), header("content-length").and_then(|n| n.parse().ok())) {
+        (Some("chunked"), _) => Framing::Chunks(None),
+        (_, Some(length)) => Framing::Length(length),
+        (_, None) => Framing::Length(u64::MAX),
+    };
+    Ok((response.code.unwrap_or(500), framing))
+}
+
+impl Read for Body {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match &mut self.framing {
+                Framing::Done => return Ok(0),
+                Framing::Length(0) => return Ok(0),
+                Framing::Length(left) | Framing::Chunks(Some(left)) if *left > 0 => {
+                    let most = usize::try_from(*left).unwrap_or(usize::MAX).min(out.len());
+                    let length = self.reader.read(&mut out[..most])?;
+                    *left -= length as u64;
+                    return Ok(length);
+                }
+                Framing::Length(_) => return Ok(0),
+                Framing::Chunks(left) => {
+                    let mut line = String::new();
+                    if left.is_some() {
+                        self.reader.by_ref().take(8).read_line(&mut line)?;
+                        line.clear();
+                    }
+                    self.reader.by_ref().take(32).read_line(&mut line)?;
+                    self.framing = match u64::from_str_radix(line.trim(), 16) {
+                        Ok(0) | Err(_) => Framing::Done,
+                        Ok(length) => Framing::Chunks(Some(length)),
+                    };
+                }
+            }
+        }
+    }
+}
+
+/// For a path or a query: everything but the plainest characters is escaped (RFC 3986).
+pub fn escape(text: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
+    text.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
+}
+
+pub fn reason(why: &io::Error) -> String {
+    match why.raw_os_error() {
+        Some(errno) => nix::errno::Errno::from_raw(errno).desc().to_lowercase(),
+        None => why.to_string(),
+    }
+}
+
+const HEAD_MAX: usize = 16 << 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_escaped_for_a_query() {
+        assert_eq!(escape("www.0:hello world*"), "www.0%3Ahello%20world%2A");
+    }
+
+    #[test]
+    fn a_chunked_answer_is_read_to_its_last_chunk() {
+        let (mut theirs, ours) = UnixStream::pair().expect("a pair");
+        theirs
+            .write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n5\r\nde\nfg\r\n0\r\n\r\nrest")
+            .expect("written");
+        let mut reader = BufReader::new(ours);
+        let (status, framing) = read_head(&mut reader).expect("a head");
+        let mut text = String::new();
+        Body { reader, framing }.read_to_string(&mut text).expect("a body");
+        assert_eq!((status, text.as_str()), (200, "abcde\nfg"));
+    }
+}

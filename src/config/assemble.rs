@@ -1,0 +1,416 @@
+//! Stack, settings and placements to the complete `Plan`: users are numbers, paths absolute, variables expanded.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use super::Placement;
+use super::buildfile::{Process, Service, Stack, resolve_after};
+use super::command;
+use super::environ::{self, Env, Var};
+use super::expand;
+use super::options::{At, ProbeOptions, ProcessOptions, Question};
+use super::ports::Ports;
+use super::settings::{DEFAULT_USER, Settings};
+use super::users::{NotFound, Users};
+use super::value::{Place, Problem, Problems, Warning, quoted};
+use crate::plan::{
+    Ask, Autorestart, Command, CommandKind, Health, Identity, Instance, Limits, LogSpec, Name, Plan, Port, Probe,
+    Ready, ReadyBy, Restart, Spec, Stop,
+};
+
+/// Makes the plan. Every port gets its number in `ports`, which the caller saves.
+pub fn plan(
+    stack: &Stack,
+    placements: &[Placement],
+    settings: &Settings,
+    ports: &mut Ports,
+    own: &Env,
+) -> Result<(Plan, Vec<Warning>), Problems> {
+    plan_with(stack, placements, settings, ports, own, Users::system())
+}
+
+pub fn plan_with(
+    stack: &Stack,
+    placements: &[Placement],
+    settings: &Settings,
+    ports: &mut Ports,
+    own: &Env,
+    mut users: Users,
+) -> Result<(Plan, Vec<Warning>), Problems> {
+    let at = Place::file(&std::sync::Arc::from(stack.file.to_string_lossy()));
+    ports.assign(stack, placements, own).map_err(|why| Problem::new(&at, why))?;
+    let own_user = users.own();
+    let mut maker = Maker {
+        stack,
+        placements,
+        settings,
+        ports,
+        own,
+        users,
+        own_user,
+        problems: Problems::default(),
+        warnings: Vec::new(),
+    };
+    let user = maker.default_user(&at);
+    let mut plan = Plan { exit_when: settings.exit_when, ..Plan::default() };
+    for placement in placements {
+        let Some(service) = stack.service(&placement.service) else { continue };
+        let instance = maker.instance(service, placement, user.clone());
+        for process in &service.processes {
+            plan.specs.extend(maker.spec(service, process, placement, &instance));
+        }
+        plan.instances.push(instance);
+    }
+    separate_logs(&mut plan);
+    maker.relays(&mut plan);
+    let Maker { problems, mut warnings, .. } = maker;
+    warnings.dedup();
+    problems.or((plan, warnings))
+}
+
+/// The run-only variables of an instance: what the environment files show.
+pub fn variables(
+    stack: &Stack,
+    placements: &[Placement],
+    settings: &Settings,
+    ports: &Ports,
+    placement: &Placement,
+) -> Vec<(String, Var)> {
+    environ::run_variables(&project(settings, placement), stack, placements, ports, placement)
+}
+
+/// The name of the application.
+fn project(settings: &Settings, placement: &Placement) -> String {
+    let directory = || placement.code.file_name().map(|name| name.to_string_lossy().into_owned());
+    settings.project.clone().or_else(directory).unwrap_or_else(|| "hob".to_owned())
+}
+
+struct Maker<'a> {
+    stack: &'a Stack,
+    placements: &'a [Placement],
+    settings: &'a Settings,
+    ports: &'a Ports,
+    own: &'a Env,
+    users: Users,
+    own_user: Identity,
+    problems: Problems,
+    warnings: Vec<Warning>,
+}
+
+impl Maker<'_> {
+    /// Whom processes run as, unless they say otherwise. Nothing: as hob itself.
+    fn default_user(&mut self, at: &Place) -> Option<Identity> {
+        match &self.settings.user {
+            Some(user) => self.user(&user.clone(), "user"),
+            None if !self.settings.root => None,
+            None if self.users.has(DEFAULT_USER) => {
+                self.user(&At { value: DEFAULT_USER.to_owned(), at: at.clone() }, "user")
+            }
+            None => {
+                let told = "processes run as root: there is no user \"dotcloud\"";
+                self.warnings.push(Problem::new(at, told).hint("create it, or set user in hob.toml"));
+                None
+            }
+        }
+    }
+
+    fn user(&mut self, user: &At<String>, subject: &str) -> Option<Identity> {
+        match self.users.find(&user.value) {
+            Ok(found) if self.settings.root => Some(found),
+            Ok(found) if found.uid == self.own_user.uid => None,
+            Ok(found) => {
+                let told = format!("{subject}: cannot become {}: hob is not root", quoted(&found.name));
+                self.warnings.push(Problem::new(&user.at, told).hint(format!("it runs as {}", self.own_user.name)));
+                None
+            }
+            Err(NotFound { message, hint }) => {
+                self.problems.push(Problem { at: user.at.clone(), message: format!("{subject}: {message}"), hint });
+                None
+            }
+        }
+    }
+
+    fn instance(&self, service: &Service, placement: &Placement, user: Option<Identity>) -> Instance {
+        let mut env = environ::inherited(self.own);
+        environ::login(&mut env, &placement.home, user.as_ref().unwrap_or(&self.own_user));
+        env.extend(environ::service_variables(service));
+        let run = variables(self.stack, self.placements, self.settings, self.ports, placement);
+        env.extend(run.into_iter().map(|(key, value)| (key, value.as_variable())));
+        let number = |name: &str| self.ports.number(service, placement.number, name);
+        let port = |port: &super::buildfile::PortDecl| {
+            let number = number(&port.name);
+            Port { name: port.name.clone(), protocol: port.protocol, number }
+        };
+        Instance {
+            name: placement.group(),
+            service: service.name.clone(),
+            number: placement.number,
+            home: placement.home.clone(),
+            code: placement.code.clone(),
+            log_dir: placement.log_dir.clone(),
+            ports: service.ports.iter().map(port).collect(),
+            env,
+            user,
+        }
+    }
+
+    fn spec(
+        &mut self,
+        service: &Service,
+        process: &Process,
+        placement: &Placement,
+        instance: &Instance,
+    ) -> Option<Spec> {
+        let layers = [self.settings.defaults.as_ref(), process.given.as_ref()];
+        // Both layers were checked when they were read.
+        let (options, _) = ProcessOptions::layered(&layers);
+        let subject = service.process_subject(&process.name);
+        let user = match &options.user {
+            Some(user) => self.user(user, &subject),
+            None => instance.user.clone(),
+        };
+        let mut env = instance.env.clone();
+        if let (Some(user), Some(_)) = (&user, &options.user) {
+            environ::login(&mut env, &placement.home, user);
+        }
+        env.extend(options.environment.iter().cloned());
+        let directory = self.path(&options.directory, placement, &env, &subject);
+        let pidfile = self.path(&options.pidfile, placement, &env, &subject);
+        let ready = options.ready.as_ref().and_then(|ready| self.ready(ready, placement, &env, &subject));
+        let health = options.health.as_ref().and_then(|health| self.health(health, placement, &env, &subject));
+        let after = self.after(service, process, placement);
+        let line = process.command.value.clone();
+        let kind = command::classify(&line, &placement.home).unwrap_or(CommandKind::Script);
+        Some(Spec {
+            name: Name { group: instance.name.clone(), process: process.name.clone() },
+            command: Command { line, kind },
+            directory: directory.unwrap_or_else(|| placement.home.clone()),
+            env: env.into_iter().filter(|(key, value)| instance.env.get(key) != Some(value)).collect(),
+            profile: Some(placement.home.join("profile")),
+            umask: options.umask,
+            limits: Limits { nofile: options.nofile, nice: options.nice, oom_score_adj: options.oom_score_adj },
+            priority: options.priority,
+            autostart: options.autostart,
+            after,
+            restart: restart(&options),
+            stop: Stop { signal: options.stopsignal, wait: options.stopwaitsecs, drain: options.drain },
+            ready,
+            health,
+            pidfile,
+            log: self.log(&options, &process.name, placement, user.as_ref()),
+            user,
+        })
+    }
+
+    fn path(&mut self, path: &Option<At<String>>, placement: &Placement, env: &Env, subject: &str) -> Option<PathBuf> {
+        let At { value, at } = path.as_ref()?;
+        match expand::path(value, &placement.home, env) {
+            Ok(path) => Some(path),
+            Err(why) => {
+                self.problems.push(Problem::new(at, format!("{subject}: {}: {why}", quoted(value))));
+                None
+            }
+        }
+    }
+
+    fn ready(&mut self, ready: &At<ProbeOptions>, placement: &Placement, env: &Env, subject: &str) -> Option<Ready> {
+        let by = match self.ask(ready, placement, env, subject)? {
+            Some(ask) => ReadyBy::Probe(Probe { ask, timeout: ready.value.timeout }),
+            None => ReadyBy::Notify,
+        };
+        Some(Ready { by, within: ready.value.within })
+    }
+
+    fn health(&mut self, health: &At<ProbeOptions>, placement: &Placement, env: &Env, subject: &str) -> Option<Health> {
+        let ask = self.ask(health, placement, env, subject)??;
+        let probe = Probe { ask, timeout: health.value.timeout };
+        Some(Health { probe, every: health.value.every, failures: health.value.failures })
+    }
+
+    /// The question with its variables expanded; the inner nothing is `notify`.
+    fn ask(
+        &mut self,
+        probe: &At<ProbeOptions>,
+        placement: &Placement,
+        env: &Env,
+        subject: &str,
+    ) -> Option<Option<Ask>> {
+        let At { value: question, at } = probe.value.asks.first()?;
+        let asked = match question {
+            Question::Notify => return Some(None),
+            Question::Exec(line) => Ok(Ask::Exec(line.clone())),
+            Question::Http(url) => expand::variables(url, env).and_then(|url| http(&url, placement)).map(Ask::Http),
+            Question::Tcp(to) => expand::variables(to, env).and_then(|to| tcp(&to)).map(Ask::Tcp),
+        };
+        match asked {
+            Ok(ask) => Some(Some(ask)),
+            Err(why) => {
+                let ports = env.keys().map(String::as_str).filter(|name| name.starts_with("PORT_"));
+                let text = match question {
+                    Question::Http(text) | Question::Tcp(text) | Question::Exec(text) => text.as_str(),
+                    Question::Notify => "",
+                };
+                let told = format!("{subject}: cannot ask {}: {why}", quoted(text));
+                let missing = why.split('"').nth(1).unwrap_or_default();
+                self.problems.push(Problem::new(at, told).did_you_mean(missing, ports));
+                None
+            }
+        }
+    }
+
+    /// Names within the instance; those of another service in all of its instances.
+    fn after(&self, service: &Service, process: &Process, placement: &Placement) -> Vec<Name> {
+        let mut names = Vec::new();
+        for after in &process.after {
+            // Names that do not resolve were refused when the file was read.
+            let Ok((other, name)) = resolve_after(self.stack, service, &after.value) else { continue };
+            let groups: Vec<String> = if other == service.name {
+                vec![placement.group()]
+            } else {
+                self.placements.iter().filter(|p| p.service == other).map(Placement::group).collect()
+            };
+            for group in groups {
+                let name = Name { group, process: name.to_owned() };
+                if !names.contains(&name) {
+                    names.push(name);
+                }
+            }
+        }
+        names
+    }
+
+    fn log(&self, options: &ProcessOptions, name: &str, placement: &Placement, user: Option<&Identity>) -> LogSpec {
+        LogSpec {
+            path: placement.log_dir.join(format!("{name}.log")),
+            stderr_path: options.split_stderr.then(|| placement.log_dir.join(format!("{name}_error.log"))),
+            max_bytes: options.logfile_maxbytes,
+            backups: options.logfile_backups,
+            max_total: options.logfile_max_total,
+            max_age: options.logfile_max_age,
+            timestamps: options.timestamps,
+            on_full: options.on_full,
+            console: options.console.or(self.settings.console).unwrap_or(self.settings.console_auto),
+            owner: user.map(|user| (user.uid, user.gid)),
+        }
+    }
+
+    fn relays(&mut self, plan: &mut Plan) {
+        for (signal, names) in &self.settings.relay_signals {
+            for At { value, at } in names {
+                let meant: Vec<String> = plan
+                    .specs
+                    .iter()
+                    .filter(|spec| means(value, spec, &plan.instances))
+                    .map(|s| s.name.to_string())
+                    .collect();
+                if meant.is_empty() {
+                    // hob.toml outlives what is deployed.
+                    self.warnings
+                        .push(Problem::new(at, format!("relay_signals: no process is named {}", quoted(value))));
+                }
+                plan.relay_signals.entry(*signal).or_default().extend(meant);
+            }
+        }
+    }
+}
+
+/// Whether a name from the settings means this process: `all`, group, `group:*`, service, process, `group:process`.
+fn means(name: &str, spec: &Spec, instances: &[Instance]) -> bool {
+    let group = name.strip_suffix(":*").unwrap_or(name);
+    let of_service = || instances.iter().any(|i| i.service == group && i.name == spec.name.group);
+    name == "all"
+        || group == spec.name.group
+        || name == spec.name.process
+        || name == format!("{}:{}", spec.name.group, spec.name.process)
+        || of_service()
+}
+
+fn restart(options: &ProcessOptions) -> Restart {
+    Restart {
+        autorestart: options.autorestart.unwrap_or(Autorestart::Always),
+        exitcodes: options.exitcodes.clone(),
+        startsecs: options.startsecs,
+        startretries: options.startretries,
+        delay: options.restart_delay,
+        delay_max: options.restart_delay_max.max(options.restart_delay),
+        oneshot: options.oneshot,
+    }
+}
+
+/// Several instances may log into one directory: those that would share a file get their group in front.
+fn separate_logs(plan: &mut Plan) {
+    let mut count: HashMap<PathBuf, usize> = HashMap::new();
+    let paths = |spec: &Spec| [Some(spec.log.path.clone()), spec.log.stderr_path.clone()];
+    for path in plan.specs.iter().flat_map(paths).flatten() {
+        *count.entry(path).or_default() += 1;
+    }
+    for spec in &mut plan.specs {
+        if paths(spec).iter().flatten().all(|path| count.get(path) == Some(&1)) {
+            continue;
+        }
+        let apart = |path: &PathBuf| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            path.with_file_name(format!("{}.{name}", spec.name.group))
+        };
+        let (path, stderr_path) = (apart(&spec.log.path), spec.log.stderr_path.as_ref().map(apart));
+        spec.log.path = path;
+        spec.log.stderr_path = stderr_path;
+    }
+}
+
+/// A URL that hob's probe can ask.
+fn http(url: &str, placement: &Placement) -> Result<String, String> {
+    if let Some(rest) = url.strip_prefix("unix:") {
+        let (socket, path) = rest.split_once(':').unwrap_or((rest, "/"));
+        let socket = placement.home.join(expand::tilde(socket, &placement.home));
+        let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
+        return Ok(format!("unix:{}:{path}", socket.display()));
+    }
+    if url.starts_with("https:") {
+        return Err("hob asks in plain http; use exec with curl for https".to_owned());
+    }
+    let rest = url.strip_prefix("http://").ok_or("it must begin with http:// or unix:")?;
+    let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    if host.is_empty() || host.contains([' ', '@']) || url.chars().any(|c| c.is_control() || c == ' ') {
+        return Err("it has no host, or a blank in it".to_owned());
+    }
+    if let Some((_, port)) = host.rsplit_once(':')
+        && !host.ends_with(']')
+        && port.parse::<u16>().is_err()
+    {
+        return Err(format!("{} is not a port number", quoted(port)));
+    }
+    Ok(url.to_owned())
+}
+
+/// `host:port`; a port alone is on this machine.
+fn tcp(to: &str) -> Result<String, String> {
+    let (host, port) = to.rsplit_once(':').unwrap_or(("", to));
+    match port.parse::<u16>() {
+        Ok(1..) => Ok(format!("{}:{port}", if host.is_empty() { "127.0.0.1" } else { host })),
+        _ => Err(format!("{} is not a port number", quoted(port))),
+    }
+}
+
+/// For a trial: every instance of a stack in one home.
+pub fn trial_placements(stack: &Stack, settings: &Settings) -> Vec<Placement> {
+    let code = stack.file.parent().unwrap_or(&stack.file).to_owned();
+    let mut placements = Vec::new();
+    for service in &stack.services {
+        for number in 0..service.instances {
+            placements.push(Placement {
+                service: service.name.clone(),
+                number,
+                of: service.instances,
+                home: settings.home.clone(),
+                code: code.clone(),
+                log_dir: settings.log_dir.clone(),
+            });
+        }
+    }
+    placements
+}
+
+#[cfg(test)]
+#[path = "assemble_tests.rs"]
+mod tests;

@@ -1,0 +1,270 @@
+//! The daemon's side of the logs: a pipe for each process, kept here from its first life to its last, and the logger
+//! that reads them.
+//!
+//! The daemon keeps both ends and touches neither: with the read end open here no program sees SIGPIPE when a logger
+//! dies, and the next logger is handed the same pipes. With the write end open here a pipe ends only when the process
+//! is forgotten, so what a helper writes after its parent's death still arrives.
+
+use std::collections::{HashMap, VecDeque};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::time::Duration;
+
+use mio::unix::SourceFd;
+use mio::{Interest, Registry, Token};
+
+use crate::logger::protocol::{FromLogger, LogId, ToLogger};
+use crate::plan::{LogSpec, Spec};
+use crate::supervisor::event::{ProcessId, Time};
+use crate::sys;
+use crate::sys::process::Pid;
+
+pub struct Logs {
+    pipes: HashMap<LogId, Pipe>,
+    of: HashMap<ProcessId, Vec<LogId>>,
+    next: u64,
+    logger: Option<Logger>,
+    /// When to start another logger after one that died young.
+    restart_at: Option<Time>,
+    finishing: bool,
+    role: fn(OwnedFd) -> i32,
+}
+
+struct Pipe {
+    label: String,
+    spec: LogSpec,
+    stderr: bool,
+    rx: OwnedFd,
+    /// Gone once the process is forgotten: the pipe then ends with its last writer.
+    tx: Option<OwnedFd>,
+    inode: u64,
+    trouble: Option<String>,
+}
+
+struct Logger {
+    pid: Pid,
+    link: OwnedFd,
+    born: Time,
+    outgoing: VecDeque<(ToLogger, Option<LogId>)>,
+}
+
+impl Logs {
+    pub fn new(role: fn(OwnedFd) -> i32) -> Logs {
+        Logs {
+            pipes: HashMap::new(),
+            of: HashMap::new(),
+            next: 1,
+            logger: None,
+            restart_at: None,
+            finishing: false,
+            role,
+        }
+    }
+
+    /// Starts a logger and hands it every pipe there is.
+    pub fn start(&mut self, registry: &Registry, token: Token, now: Time) -> io::Result<()> {
+        let (link, theirs) = sys::socket::pair()?;
+        let role = self.role;
+        let pid = sys::process::fork(|| {
+            sys::process::set_name("hob logger");
+            let _ = sys::process::new_session();
+            sys::process::close_others(&[theirs.as_raw_fd()]);
+            role(theirs)
+        })?;
+        registry.register(&mut SourceFd(&link.as_raw_fd()), token, Interest::READABLE | Interest::WRITABLE)?;
+        self.restart_at = None;
+        let mut outgoing = VecDeque::new();
+        let mut ids: Vec<LogId> = self.pipes.keys().copied().collect();
+        ids.sort_unstable();
+        outgoing.extend(ids.into_iter().map(|id| (self.pipes[&id].open(id), Some(id))));
+        if self.finishing {
+            outgoing.push_back((FINISH, None));
+        }
+        self.logger = Some(Logger { pid, link, born: now, outgoing });
+        self.flush();
+        Ok(())
+    }
+
+    pub fn logger_pid(&self) -> Option<Pid> {
+        self.logger.as_ref().map(|l| l.pid)
+    }
+
+    /// Makes the pipes of a process and tells the logger.
+    pub fn add(&mut self, id: ProcessId, spec: &Spec) -> io::Result<()> {
+        let mut logs = vec![self.make(spec, false)?];
+        if spec.log.stderr_path.is_some() {
+            logs.push(self.make(spec, true)?);
+        }
+        self.of.insert(id, logs);
+        self.flush();
+        Ok(())
+    }
+
+    fn make(&mut self, spec: &Spec, stderr: bool) -> io::Result<LogId> {
+        let (rx, tx) = io::pipe()?;
+        let (rx, tx): (OwnedFd, OwnedFd) = (rx.into(), tx.into());
+        let inode = File::from(rx.try_clone()?).metadata()?.ino();
+        if let Some(user) = &spec.user {
+            // So that it can open /dev/stdout by path (reference/peers.md §4). Only root may give a pipe away.
+            let _ = std::os::unix::fs::fchown(&tx, Some(user.uid), Some(user.gid));
+        }
+        let id = LogId(self.next);
+        self.next += 1;
+        let label = spec.name.to_string();
+        let pipe = Pipe { label, spec: spec.log.clone(), stderr, rx, tx: Some(tx), inode, trouble: None };
+        let open = pipe.open(id);
+        self.pipes.insert(id, pipe);
+        self.tell(open, Some(id));
+        Ok(id)
+    }
+
+    /// The options of a process's log may have changed; whether it has one file or two may have as well.
+    pub fn update(&mut self, id: ProcessId, spec: &Spec) -> io::Result<()> {
+        let logs = self.of.get(&id).cloned().unwrap_or_default();
+        let has_two = logs.len() > 1;
+        if has_two != spec.log.stderr_path.is_some() {
+            self.remove(id);
+            return self.add(id, spec);
+        }
+        for log in logs {
+            let Some(pipe) = self.pipes.get_mut(&log) else { continue };
+            if pipe.spec != spec.log {
+                pipe.spec = spec.log.clone();
+                let update = ToLogger::Update { id: log, label: pipe.label.clone(), spec: pipe.spec.clone() };
+                self.tell(update, None);
+            }
+        }
+        self.flush();
+        Ok(())
+    }
+
+    /// Lets go of the write ends of a forgotten process; the logger reads on until the last writer is gone.
+    pub fn remove(&mut self, id: ProcessId) {
+        for log in self.of.remove(&id).unwrap_or_default() {
+            if let Some(pipe) = self.pipes.get_mut(&log) {
+                pipe.tx = None;
+            }
+        }
+    }
+
+    /// The descriptors for stdout and stderr of a process.
+    pub fn ends(&self, id: ProcessId) -> Option<(BorrowedFd<'_>, BorrowedFd<'_>)> {
+        let logs = self.of.get(&id)?;
+        let end = |log: &LogId| self.pipes.get(log)?.tx.as_ref().map(AsFd::as_fd);
+        Some((end(logs.first()?)?, end(logs.last()?)?))
+    }
+
+    pub fn inodes(&self, id: ProcessId) -> Vec<u64> {
+        self.of.get(&id).into_iter().flatten().filter_map(|log| Some(self.pipes.get(log)?.inode)).collect()
+    }
+
+    pub fn troubles(&self, id: ProcessId) -> impl Iterator<Item = &str> {
+        self.of.get(&id).into_iter().flatten().filter_map(|log| self.pipes.get(log)?.trouble.as_deref())
+    }
+
+    /// Somebody else has renamed the files.
+    pub fn reopen(&mut self) {
+        self.tell(ToLogger::Reopen, None);
+        self.flush();
+    }
+
+    /// Ends every pipe. The logger exits when all is written, at the latest after `FINISH_WITHIN`.
+    pub fn finish(&mut self) {
+        self.finishing = true;
+        for pipe in self.pipes.values_mut() {
+            pipe.tx = None;
+        }
+        self.tell(FINISH, None);
+        self.flush();
+    }
+
+    /// The link can be read or written again.
+    pub fn ready(&mut self) {
+        self.flush();
+        let Some(logger) = &self.logger else { return };
+        let mut text = vec![0; 8192];
+        let mut heard = Vec::new();
+        while let Ok((length, _)) = sys::socket::recv(logger.link.as_fd(), &mut text) {
+            if length == 0 {
+                break;
+            }
+            heard.extend(serde_json::from_slice::<FromLogger>(&text[..length]));
+        }
+        for message in heard {
+            self.hear(message);
+        }
+    }
+
+    fn hear(&mut self, message: FromLogger) {
+        match message {
+            FromLogger::Closed { id } => {
+                self.pipes.remove(&id);
+            }
+            FromLogger::Trouble { id, error } => {
+                if let Some(pipe) = self.pipes.get_mut(&id) {
+                    log::error!("{}: {error}", pipe.label);
+                    pipe.trouble = Some(error);
+                }
+            }
+            FromLogger::Recovered { id, dropped_bytes } => {
+                if let Some(pipe) = self.pipes.get_mut(&id) {
+                    log::info!("{}: its log can be written again, {dropped_bytes} bytes were dropped", pipe.label);
+                    pipe.trouble = None;
+                }
+            }
+        }
+    }
+
+    /// A child was reaped: was it the logger? If so another one is due, at once unless this one died young.
+    pub fn reaped(&mut self, pid: Pid, registry: &Registry, now: Time) -> bool {
+        let Some(logger) = self.logger.take_if(|l| l.pid == pid) else { return false };
+        let _ = registry.deregister(&mut SourceFd(&logger.link.as_raw_fd()));
+        if !self.finishing {
+            log::error!("the logger ended; no output is lost, another one takes over");
+            let young = now.since(logger.born) < Duration::from_secs(1);
+            self.restart_at = Some(if young { now + Duration::from_secs(1) } else { now });
+        }
+        true
+    }
+
+    pub fn restart_at(&self) -> Option<Time> {
+        self.restart_at
+    }
+
+    fn tell(&mut self, message: ToLogger, pipe: Option<LogId>) {
+        if let Some(logger) = &mut self.logger {
+            logger.outgoing.push_back((message, pipe));
+        }
+    }
+
+    fn flush(&mut self) {
+        let Some(logger) = &mut self.logger else { return };
+        while let Some((message, id)) = logger.outgoing.front() {
+            let rx = id.and_then(|id| self.pipes.get(&id)).map(|p| p.rx.as_fd());
+            if id.is_some() && rx.is_none() {
+                logger.outgoing.pop_front();
+                continue;
+            }
+            let text = serde_json::to_vec(message).unwrap_or_default();
+            match sys::socket::send(logger.link.as_fd(), &text, rx) {
+                Ok(()) => {
+                    logger.outgoing.pop_front();
+                }
+                // Full: mio tells when there is room. Gone: the reaper will notice.
+                Err(_) => return,
+            }
+        }
+    }
+}
+
+impl Pipe {
+    fn open(&self, id: LogId) -> ToLogger {
+        ToLogger::Open { id, label: self.label.clone(), spec: self.spec.clone(), stderr: self.stderr }
+    }
+}
+
+/// How long the logger may take to write what is left when hob ends; a disk that stalls must not hold that up.
+pub const FINISH_WITHIN: Duration = Duration::from_secs(3);
+const FINISH: ToLogger = ToLogger::Finish { within_ms: 2500 };

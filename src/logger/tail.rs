@@ -1,0 +1,225 @@
+//! The last lines of every file in a log directory, and what follows: also of files that appear later, and across
+//! rotation. inotify(7) tells when to look, so nothing is polled.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use crate::sys::watch::Watch;
+
+/// What to show.
+#[derive(Clone, Debug, Default)]
+pub struct Wanted {
+    /// Names of logs as shown (`hello`, `www.0/hello`, `access`); empty for all.
+    pub names: Vec<String>,
+    /// Lines of each file to begin with.
+    pub lines: usize,
+    pub follow: bool,
+}
+
+/// Calls `show` with the name of a log and one line, newline excluded, until `show` fails, or to the end of the files
+/// without `follow`. Blocks.
+pub fn tail(folder: &Path, wanted: &Wanted, show: &mut dyn FnMut(&str, &[u8]) -> io::Result<()>) -> io::Result<()> {
+    // First the watch, then the look: what comes in between is seen twice and read once.
+    let watch = if wanted.follow { Some(Watch::new(folder)?) } else { None };
+    let mut followed = BTreeMap::new();
+    for path in files(folder) {
+        if let Some(name) = is_wanted(folder, &path, wanted)
+            && let Ok(mut file) = Followed::open(&path)
+        {
+            file.seek_last_lines(wanted.lines)?;
+            file.read_on(&name, show)?;
+            followed.insert(name, file);
+        }
+    }
+    let Some(mut watch) = watch else {
+        for (name, file) in &mut followed {
+            file.end_line(name, show)?;
+        }
+        return Ok(());
+    };
+    loop {
+        watch.wait()?;
+        for path in files(folder) {
+            let Some(name) = is_wanted(folder, &path, wanted) else { continue };
+            match followed.get_mut(&name) {
+                Some(file) => {
+                    file.read_on(&name, show)?;
+                    if file.is_another(&path) {
+                        // Rotated: the rest of the old file was read above and again here, until it is certain that
+                        // the logger has left it. Rotations that came in between are read from the backups.
+                        for missed in between(&path, file.inode) {
+                            file.switch(&missed)?;
+                            file.read_on(&name, show)?;
+                        }
+                        file.switch(&path)?;
+                        file.read_on(&name, show)?;
+                    }
+                }
+                None => {
+                    if let Ok(mut file) = Followed::open(&path) {
+                        file.read_on(&name, show)?;
+                        followed.insert(name, file);
+                    }
+                }
+            }
+        }
+    }
+}
+
+struct Followed {
+    file: File,
+    inode: u64,
+    at: u64,
+    /// A line without its end yet.
+    open: Vec<u8>,
+}
+
+impl Followed {
+    fn open(path: &Path) -> io::Result<Followed> {
+        use std::os::unix::fs::OpenOptionsExt;
+        // The folder may hold anything: a FIFO must not hang us.
+        let file = fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW).open(path)?;
+        let meta = file.metadata()?;
+        if !meta.is_file() {
+            return Err(io::Error::other("not a regular file"));
+        }
+        Ok(Followed { file, inode: meta.ino(), at: 0, open: Vec::new() })
+    }
+
+    fn switch(&mut self, path: &Path) -> io::Result<()> {
+        let open = std::mem::take(&mut self.open);
+        match Followed::open(path) {
+            Ok(next) => *self = Followed { open, ..next },
+            Err(why) if why.kind() == io::ErrorKind::NotFound => self.open = open,
+            Err(why) => return Err(why),
+        }
+        Ok(())
+    }
+
+    fn is_another(&self, path: &Path) -> bool {
+        fs::symlink_metadata(path).is_ok_and(|m| m.ino() != self.inode)
+    }
+
+    /// Goes to where the last `lines` lines begin.
+    fn seek_last_lines(&mut self, lines: usize) -> io::Result<()> {
+        let size = self.file.metadata()?.len();
+        let mut start = size;
+        let mut found = 0;
+        let mut block = vec![0; 64 << 10];
+        'search: while start > 0 && size - start < LOOK_BACK_MAX {
+            let length = start.min(block.len() as u64);
+            self.file.seek(SeekFrom::Start(start - length))?;
+            let part = &mut block[..usize::try_from(length).unwrap_or(0)];
+            self.file.read_exact(part)?;
+            for (n, _) in part.iter().enumerate().rev().filter(|(_, b)| **b == b'\n') {
+                let after = start - length + n as u64 + 1;
+                // The newline that ends the file ends its last line.
+                if after < size {
+                    found += 1;
+                }
+                if found == lines && after < size || lines == 0 {
+                    start = if lines == 0 { size } else { after };
+                    break 'search;
+                }
+            }
+            start -= length;
+        }
+        self.at = start;
+        Ok(())
+    }
+
+    fn read_on(&mut self, name: &str, show: &mut dyn FnMut(&str, &[u8]) -> io::Result<()>) -> io::Result<()> {
+        let size = self.file.metadata()?.len();
+        if size < self.at {
+            // Truncated: from its beginning again.
+            self.at = 0;
+            self.open.clear();
+        }
+        self.file.seek(SeekFrom::Start(self.at))?;
+        let mut block = vec![0; 64 << 10];
+        loop {
+            let length = self.file.read(&mut block)?;
+            if length == 0 {
+                return Ok(());
+            }
+            self.at += length as u64;
+            for piece in block[..length].split_inclusive(|&b| b == b'\n') {
+                self.open.extend_from_slice(piece);
+                if self.open.ends_with(b"\n") {
+                    self.open.pop();
+                    show(name, &self.open)?;
+                    self.open.clear();
+                } else if self.open.len() > LINE_MAX {
+                    show(name, &self.open)?;
+                    self.open.clear();
+                }
+            }
+        }
+    }
+
+    fn end_line(&mut self, name: &str, show: &mut dyn FnMut(&str, &[u8]) -> io::Result<()>) -> io::Result<()> {
+        if !self.open.is_empty() {
+            show(name, &self.open)?;
+            self.open.clear();
+        }
+        Ok(())
+    }
+}
+
+/// The rotated files that are newer than the one with this inode, oldest first.
+fn between(path: &Path, inode: u64) -> Vec<PathBuf> {
+    let mut newer = Vec::new();
+    for n in 1..1000 {
+        let file = super::rotate::backup(path, n);
+        match fs::symlink_metadata(&file) {
+            Ok(meta) if meta.ino() != inode => newer.push(file),
+            // The one that was read so far, or nothing more: in that case it has been deleted already.
+            _ => break,
+        }
+    }
+    newer.reverse();
+    newer
+}
+
+/// All files of a log directory and of its folders (one for each instance), in order.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let list = |folder: &Path| -> Vec<PathBuf> {
+        let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+        entries.take(ENTRIES_MAX).map(|e| e.path()).collect()
+    };
+    let mut all = Vec::new();
+    for path in list(folder) {
+        match fs::symlink_metadata(&path) {
+            Ok(meta) if meta.is_dir() => all.extend(list(&path).into_iter().filter(|p| p.is_file())),
+            Ok(meta) if meta.is_file() => all.push(path),
+            _ => {}
+        }
+    }
+    all.sort();
+    all
+}
+
+/// The name of a log: its path in the directory without `.log`. Rotated and compressed files are none.
+pub fn name_of(folder: &Path, path: &Path) -> Option<String> {
+    let name = path.strip_prefix(folder).ok()?.to_string_lossy().into_owned();
+    let (_, last) = name.rsplit_once('.').unwrap_or(("", &name));
+    let rotated = !last.is_empty() && last.bytes().all(|b| b.is_ascii_digit());
+    if rotated || ["gz", "zst", "xz", "bz2"].contains(&last) {
+        return None;
+    }
+    Some(name.strip_suffix(".log").unwrap_or(&name).to_owned())
+}
+
+fn is_wanted(folder: &Path, path: &Path, wanted: &Wanted) -> Option<String> {
+    let name = name_of(folder, path)?;
+    let base = name.rsplit('/').next().unwrap_or(&name);
+    let named = wanted.names.iter().any(|w| *w == name || w == base || name.split('/').next() == Some(w));
+    (wanted.names.is_empty() || named).then_some(name)
+}
+
+const LINE_MAX: usize = 64 << 10;
+const LOOK_BACK_MAX: u64 = 16 << 20;
+const ENTRIES_MAX: usize = 10_000;

@@ -1,0 +1,249 @@
+//! The planner role: from files to a plan, with everything that has to be in place before the first process starts.
+//!
+//! Sequential and blocking, so it runs in a child of the daemon: settings and dotcloud.yml, ports, the environment
+//! files, postinstall. Nothing about processes is looked up before postinstall is over: it may create `~/run` and
+//! `~/profile` (reference/dotcloud.md §2).
+
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::script::{End, Script, describe, told};
+use crate::config::{self, Placement, Ports, Service, Settings, Stack};
+use crate::plan::{Instance, Plan};
+
+/// What is to be booted.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// One service in a built home.
+    Home { home: PathBuf, file: Option<PathBuf>, service: Option<String> },
+    /// Every service of a stack, each in its place.
+    Stack { file: PathBuf, placements: Vec<Placement> },
+    /// Nothing is deployed yet.
+    Nothing,
+}
+
+/// Why there is no plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    pub errors: Vec<String>,
+    /// What hob exits with if this was its first plan.
+    pub status: i32,
+}
+
+impl Refused {
+    pub fn config(problems: &impl ToString) -> Refused {
+        Refused { errors: problems.to_string().lines().map(str::to_owned).collect(), status: 2 }
+    }
+
+    fn one(status: i32, error: String) -> Refused {
+        Refused { errors: vec![error], status }
+    }
+}
+
+/// Makes the plan. A reload (`again`) writes the environment files too, but runs no postinstall.
+pub fn prepare(source: &Source, settings: &Settings, again: bool, step: &mut dyn FnMut(&str)) -> Result<Plan, Refused> {
+    let own = config::own_env();
+    let (stack, placements) = match source {
+        Source::Nothing => return Ok(Plan { exit_when: settings.exit_when, ..Plan::default() }),
+        Source::Home { home, file, service } => one_home(home, file.as_deref(), service.as_deref(), settings)?,
+        Source::Stack { file, placements } => (read_stack(file)?, placements.clone()),
+    };
+    let (mut ports, warning) = Ports::load(&settings.state_dir);
+    warn(warning);
+    let (plan, warnings) =
+        config::plan(&stack, &placements, settings, &mut ports, &own).map_err(|problems| Refused::config(&problems))?;
+    warn(warnings);
+    if let Err(why) = ports.save() {
+        log::warn!("cannot write the ports to {}: {why}; they may differ next time", settings.state_dir.display());
+    }
+    for (instance, placement) in plan.instances.iter().zip(&placements) {
+        make_log_dir(instance);
+        let variables = config::variables(&stack, &placements, settings, &ports, placement);
+        let (json, yml) = config::environment_files(&variables);
+        write_files(instance, &json, &yml).map_err(|(path, why)| {
+            Refused::one(111, format!("{}: cannot write {}: {}", instance.name, path.display(), describe(&why)))
+        })?;
+    }
+    if again {
+        return Ok(plan);
+    }
+    for instance in &plan.instances {
+        if let Some(service) = stack.service(&instance.service) {
+            postinstall(service, instance, step)?;
+        }
+    }
+    // Once more: postinstall may have changed what the files say.
+    let (plan, _) =
+        config::plan(&stack, &placements, settings, &mut ports, &own).map_err(|problems| Refused::config(&problems))?;
+    Ok(plan)
+}
+
+fn warn(warnings: impl IntoIterator<Item = config::Warning>) {
+    for warning in warnings {
+        log::warn!("{warning}");
+    }
+}
+
+fn read_stack(file: &Path) -> Result<Stack, Refused> {
+    let (stack, warnings) = config::stack(file).map_err(|problems| Refused::config(&problems))?;
+    warn(warnings);
+    Ok(stack)
+}
+
+/// The service of a built home: its code tree is the directory of the dotcloud.yml.
+fn one_home(
+    home: &Path,
+    file: Option<&Path>,
+    service: Option<&str>,
+    settings: &Settings,
+) -> Result<(Stack, Vec<Placement>), Refused> {
+    let home = fs::canonicalize(home)
+        .map_err(|why| Refused::one(2, format!("cannot boot {}: {}", home.display(), describe(&why))))?;
+    if !home.is_dir() {
+        return Err(Refused::one(2, format!("cannot boot {}: not a directory", home.display())));
+    }
+    let candidates = [home.join("dotcloud.yml"), home.join("code/dotcloud.yml")];
+    let found = file.map(Path::to_owned).or_else(|| candidates.into_iter().find(|f| f.exists()));
+    let (stack, code) = match found {
+        Some(file) => {
+            let file = fs::canonicalize(&file).unwrap_or(file);
+            (read_stack(&file)?, file.parent().map_or_else(|| home.clone(), Path::to_owned))
+        }
+        None if home.join("run").exists() => (config::default_stack(&home), home.clone()),
+        None => {
+            let why = format!("Couldn't find a dotcloud.yml in {}, and there is no ~/run either", home.display());
+            return Err(Refused::one(2, why));
+        }
+    };
+    let known: Vec<&str> = stack.services.iter().map(|s| s.name.as_str()).collect();
+    let name = match (service, known.as_slice()) {
+        (Some(name), _) if known.contains(&name) => name.to_owned(),
+        (Some(name), _) => {
+            return Err(Refused::one(2, format!("no custom service {name:?}; there is {}", known.join(", "))));
+        }
+        (None, [only]) => (*only).to_owned(),
+        (None, []) => return Err(Refused::one(2, format!("{}: no custom service in it", stack.file.display()))),
+        (None, several) => {
+            let why =
+                format!("a home holds one service, and there are {}: say which with --service", several.join(", "));
+            return Err(Refused::one(2, why));
+        }
+    };
+    let placement = Placement { service: name, number: 0, of: 1, home, code, log_dir: settings.log_dir.clone() };
+    Ok((stack, vec![placement]))
+}
+
+/// environment.json, .yml and .yaml: whole or not at all, and the user's own.
+fn write_files(instance: &Instance, json: &str, yml: &str) -> Result<(), (PathBuf, io::Error)> {
+    for (name, text) in [("environment.json", json), ("environment.yml", yml), ("environment.yaml", yml)] {
+        let path = instance.home.join(name);
+        let is_file = fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_file());
+        if is_file && fs::read(&path).is_ok_and(|old| old == text.as_bytes()) {
+            continue;
+        }
+        let write = || -> io::Result<()> {
+            let fresh = instance.home.join(format!(".{name}.new"));
+            let _ = fs::remove_file(&fresh);
+            // The home is the user's: root follows no link that waits there.
+            let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh)?;
+            file.write_all(text.as_bytes())?;
+            // By its descriptor: the name may be another file by now.
+            if let Some(user) = &instance.user {
+                let _ = fchown(&file, Some(user.uid), Some(user.gid));
+            }
+            fs::rename(&fresh, &path)
+        };
+        match write() {
+            // A read-only home has what it needs in its variables.
+            Err(why) if why.raw_os_error() == Some(libc::EROFS) => {
+                log::warn!("{}: cannot write {name}: read-only file system", instance.name);
+            }
+            Err(why) => return Err((path, why)),
+            Ok(()) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Runs the postinstall script of a service, if it has one, in its approot with the run environment.
+fn postinstall(service: &Service, instance: &Instance, step: &mut dyn FnMut(&str)) -> Result<(), Refused> {
+    let folder = instance.code.join(&service.approot);
+    let line = match service.postinstall.as_str() {
+        "" if is_executable(&folder.join("postinstall")) => "./postinstall".to_owned(),
+        "" => return Ok(()),
+        // A bare name is one in the code, not in PATH.
+        name if folder.join(name).is_file() && !name.contains('/') => format!("./{name}"),
+        line => line.to_owned(),
+    };
+    step(&format!("postinstall of {}", instance.name));
+    log::info!("{}: running postinstall", instance.name);
+    let label = format!("[{}] ", instance.name);
+    let script = Script {
+        line: &line,
+        folder: &folder,
+        env: &instance.env,
+        user: instance.user.as_ref(),
+        within: POSTINSTALL_WITHIN,
+        label: &label,
+        // A warm-up in the background was always possible, and harms nobody.
+        ends_its_group: false,
+    };
+    let mut log = open_log(instance);
+    let outcome = script.run(log.as_mut().map(|log| log as &mut dyn Write)).map_err(|why| {
+        Refused::one(1, format!("{}: cannot run postinstall {line:?}: {}", instance.name, describe(&why)))
+    })?;
+    let status = match outcome.end {
+        End::Ended(ended) if ended.status() == 0 => return Ok(()),
+        End::Interrupted(signal) => 128 + signal,
+        _ => 1,
+    };
+    let how = told(outcome.end, POSTINSTALL_WITHIN);
+    let mut errors = vec![format!("{}: postinstall {line:?} {how}; nothing was started", instance.name)];
+    errors.extend(outcome.last.into_iter().map(|line| format!("  {line}")));
+    Err(Refused { errors, status })
+}
+
+fn is_executable(path: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    fs::metadata(path).is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
+}
+
+/// The log of postinstall, for root too: the folder may be the user's, so no link is followed and no FIFO waited for.
+fn open_log(instance: &Instance) -> Option<fs::File> {
+    let path = instance.log_dir.join("postinstall.log");
+    if fs::symlink_metadata(&path).is_ok_and(|meta| meta.len() > LOG_MAX) {
+        let _ = fs::rename(&path, instance.log_dir.join("postinstall.log.1"));
+    }
+    let mut options = fs::OpenOptions::new();
+    options.append(true).create(true).mode(0o644).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    let log = options.open(&path).and_then(|file| {
+        let meta = file.metadata()?;
+        // A second name could be one outside.
+        if meta.is_file() && meta.nlink() == 1 { Ok(file) } else { Err(io::ErrorKind::InvalidInput.into()) }
+    });
+    log.inspect_err(|why| log::warn!("cannot write {}: {}", path.display(), describe(why))).ok()
+}
+
+/// Makes the log directory; one that hob makes is the user's, whose programs may log there themselves.
+fn make_log_dir(instance: &Instance) {
+    let path = &instance.log_dir;
+    if path.is_dir() {
+        return;
+    }
+    let made = fs::create_dir_all(path).and_then(|()| match &instance.user {
+        Some(user) => std::os::unix::fs::lchown(path, Some(user.uid), Some(user.gid)),
+        None => Ok(()),
+    });
+    if let Err(why) = made {
+        log::warn!("cannot make the log directory {}: {}", path.display(), describe(&why));
+    }
+}
+
+/// postinstall.log is put aside when it is larger.
+const LOG_MAX: u64 = 1 << 20;
+
+/// The original platform's limit (reference/dotcloud.md §2).
+const POSTINSTALL_WITHIN: Duration = Duration::from_secs(600);

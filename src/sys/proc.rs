@@ -1,0 +1,177 @@
+//! What /proc tells of other processes. Every answer may be out of date at once; none of them is trusted for a kill
+//! without a second look.
+
+use std::fs;
+use std::io::{self, Read};
+
+/// The few fields of /proc/PID/stat that tell who is whose. proc_pid_stat(5).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stat {
+    pub pid: i32,
+    pub command: String,
+    pub state: u8,
+    pub parent: i32,
+    pub group: i32,
+    pub session: i32,
+    /// User and system time, in clock ticks.
+    pub ticks: u64,
+    /// Clock ticks after boot: with the pid it names one process for as long as the machine is up.
+    pub started: u64,
+    /// Resident pages.
+    pub resident: u64,
+}
+
+/// `None` when there is no such process (any more) or no /proc.
+pub fn stat(pid: i32) -> Option<Stat> {
+    parse_stat(&read_small(&format!("/proc/{pid}/stat")).ok()?)
+}
+
+fn parse_stat(text: &[u8]) -> Option<Stat> {
+    let text = String::from_utf8_lossy(text);
+    // The command may hold spaces and parentheses; the last one ends it.
+    let (head, rest) = text.rsplit_once(") ")?;
+    let (pid, command) = head.split_once(" (")?;
+    let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
+    let number = |n: usize| fields.get(n)?.parse::<i64>().ok();
+    Some(Stat {
+        pid: pid.parse().ok()?,
+        command: command.to_owned(),
+        state: *fields.first()?.as_bytes().first()?,
+        parent: number(1)? as i32,
+        group: number(2)? as i32,
+        session: number(3)? as i32,
+        ticks: (number(11)? + number(12)?) as u64,
+        started: number(19)? as u64,
+        resident: number(21)? as u64,
+    })
+}
+
+/// Every process that can be seen, zombies included.
+pub fn all() -> Vec<Stat> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    entries.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok()).filter_map(stat).collect()
+}
+
+/// The children of this process, zombies included; `None` where the kernel does not list them
+/// (CONFIG_PROC_CHILDREN) or /proc is not mounted. proc_tid_children(5).
+pub fn own_children() -> Option<Vec<i32>> {
+    let pid = super::process::pid();
+    let mut text = String::new();
+    fs::File::open(format!("/proc/self/task/{pid}/children")).ok()?.read_to_string(&mut text).ok()?;
+    Some(text.split_ascii_whitespace().filter_map(|word| word.parse().ok()).collect())
+}
+
+/// The environment a process was started with, at most 256 KiB of it. `as_user` is tried as uid and gid when our own
+/// rights do not suffice: root without CAP_SYS_PTRACE may not look at another user's process, but that user may.
+pub fn environ(pid: i32, as_user: Option<(u32, u32)>) -> io::Result<Vec<u8>> {
+    with_user(as_user, || {
+        let mut text = Vec::new();
+        fs::File::open(format!("/proc/{pid}/environ"))?.take(256 << 10).read_to_end(&mut text)?;
+        Ok(text)
+    })
+}
+
+/// What a descriptor of another process refers to, such as `pipe:[4711]`.
+pub fn fd_target(pid: i32, fd: i32, as_user: Option<(u32, u32)>) -> io::Result<String> {
+    with_user(as_user, || Ok(fs::read_link(format!("/proc/{pid}/fd/{fd}"))?.to_string_lossy().into_owned()))
+}
+
+/// The effective uid and gid of a process, from the owner of its folder.
+pub fn owner(pid: i32) -> io::Result<(u32, u32)> {
+    use std::os::unix::fs::MetadataExt;
+    let meta = fs::metadata(format!("/proc/{pid}"))?;
+    Ok((meta.uid(), meta.gid()))
+}
+
+fn with_user<T>(as_user: Option<(u32, u32)>, look: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    let first = look();
+    match (&first, as_user) {
+        (Err(e), Some((uid, gid))) if e.kind() == io::ErrorKind::PermissionDenied => {
+            // The file-system ids are this thread's alone and are what /proc's permission check looks at.
+            let (old_gid, old_uid) = (set_fsgid(gid), set_fsuid(uid));
+            let second = look();
+            set_fsuid(old_uid);
+            set_fsgid(old_gid);
+            second
+        }
+        _ => first,
+    }
+}
+
+/// setfsuid(2); returns the one before.
+fn set_fsuid(uid: u32) -> u32 {
+    // SAFETY: takes a plain number.
+    unsafe { libc::setfsuid(uid) as u32 }
+}
+
+/// setfsgid(2); returns the one before.
+fn set_fsgid(gid: u32) -> u32 {
+    // SAFETY: takes a plain number.
+    unsafe { libc::setfsgid(gid) as u32 }
+}
+
+/// Clock ticks in a second and bytes in a page. sysconf(3).
+pub fn units() -> (f64, u64) {
+    // SAFETY: takes a plain number.
+    let get = |name| unsafe { libc::sysconf(name) };
+    (get(libc::_SC_CLK_TCK).max(1) as f64, u64::try_from(get(libc::_SC_PAGESIZE)).unwrap_or(4096))
+}
+
+/// The process that listens on a TCP port of this network namespace, as far as we may see.
+pub fn listener_of(port: u16) -> Option<(i32, String)> {
+    let wanted = format!(":{port:04X}");
+    let inode = ["/proc/net/tcp", "/proc/net/tcp6"].iter().find_map(|table| {
+        let text = fs::read_to_string(table).ok()?;
+        text.lines().skip(1).find_map(|line| {
+            let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+            // Field 3 is the state, 0A being LISTEN.
+            let listens = fields.get(1)?.ends_with(&wanted) && *fields.get(3)? == "0A";
+            listens.then(|| fields.get(9).map(|inode| format!("socket:[{inode}]")))?
+        })
+    })?;
+    let holder = all().into_iter().find(|stat| {
+        let fds = fs::read_dir(format!("/proc/{}/fd", stat.pid)).into_iter().flatten().flatten();
+        fds.filter_map(|e| fs::read_link(e.path()).ok()).any(|target| target.as_os_str() == inode.as_str())
+    })?;
+    Some((holder.pid, holder.command))
+}
+
+/// Waits until a process has ended, at most so long. pidfd_open(2), or not at all where that is refused.
+pub fn wait_until_gone(pid: i32, within: std::time::Duration) {
+    // SAFETY: takes plain numbers.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    let Ok(fd) = i32::try_from(fd) else { return };
+    if fd < 0 {
+        return;
+    }
+    // SAFETY: the kernel has just given us this descriptor, and nobody else has it.
+    let fd = unsafe { <std::os::fd::OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(fd) };
+    let mut fds = [nix::poll::PollFd::new(std::os::fd::AsFd::as_fd(&fd), nix::poll::PollFlags::POLLIN)];
+    let _ = nix::poll::poll(&mut fds, nix::poll::PollTimeout::try_from(within).unwrap_or(nix::poll::PollTimeout::ZERO));
+}
+
+fn read_small(path: &str) -> io::Result<Vec<u8>> {
+    let mut text = Vec::with_capacity(512);
+    fs::File::open(path)?.take(4096).read_to_end(&mut text)?;
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_with_spaces_and_parentheses_is_read_whole() {
+        let line = b"42 (a) b (c)) S 7 42 42 0 -1 4194560 1 2 3 4 11 22 0 0 20 0 1 0 99 1000 55 18446744073709551615 1";
+        let stat = parse_stat(line).expect("a valid line");
+        assert_eq!((stat.pid, stat.command.as_str(), stat.parent), (42, "a) b (c)", 7));
+        assert_eq!((stat.ticks, stat.started, stat.resident), (33, 99, 55));
+    }
+
+    #[test]
+    fn what_is_not_a_stat_line_is_refused() {
+        for text in [&b""[..], b"42", b"42 (x", b"42 (x) ", b"x (y) S 1 2 3", b"\xff (\xff) \xff"] {
+            assert_eq!(parse_stat(text), None);
+        }
+    }
+}

@@ -1,0 +1,450 @@
+//! Processes: fork, become, exec, wait, kill.
+//!
+//! `fork` is only sound in a single-threaded process, since the child gets a copy of every lock and no thread that
+//! could release one. hob has no threads (DESIGN §10), so a child may allocate and run ordinary code.
+
+use std::convert::Infallible;
+use std::ffi::{CString, OsStr};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask};
+use nix::unistd::{ForkResult, Gid, Uid};
+
+pub use nix::unistd::Pid;
+
+/// Forks. The child gets default signal dispositions and an empty mask, runs `child` and exits with what it
+/// returns; it never comes back into the caller's code. fork(2).
+///
+/// All signals are blocked around the fork: a signal that hit the child before its dispositions are reset would
+/// run the parent's handler there, and that handler writes into a pipe that both share.
+pub fn fork(child: impl FnOnce() -> i32) -> io::Result<Pid> {
+    let mut old = SigSet::empty();
+    pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut old))?;
+    // SAFETY: the caller's process has a single thread (see the module's header), so the child may run any code.
+    match unsafe { nix::unistd::fork() } {
+        Ok(ForkResult::Child) => {
+            default_signals();
+            let _ = pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
+            exit_now(child())
+        }
+        outcome => {
+            pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&old), None)?;
+            match outcome? {
+                ForkResult::Parent { child } => Ok(child),
+                ForkResult::Child => unreachable!("handled above"),
+            }
+        }
+    }
+}
+
+/// Ends this process at once: no destructors, no buffers of the parent written twice. _exit(2).
+pub fn exit_now(code: i32) -> ! {
+    // SAFETY: _exit takes any value and does not return.
+    unsafe { libc::_exit(code) }
+}
+
+/// Sets every signal to its default action, the real-time ones too. sigaction(2).
+pub fn default_signals() {
+    for signal in 1..=64 {
+        // SAFETY: SIG_DFL is a valid action for every number; those that cannot be changed give an error, which is fine.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+}
+
+/// Ignores a signal. signal(2).
+pub fn ignore_signal(signal: i32) {
+    // SAFETY: SIG_IGN is a valid action for every number.
+    unsafe { libc::signal(signal, libc::SIG_IGN) };
+}
+
+/// Empties the mask of blocked signals. sigprocmask(2).
+pub fn unblock_signals() {
+    let _ = pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None);
+}
+
+/// A new session, and with it a process group of its own. setsid(2).
+pub fn new_session() -> io::Result<()> {
+    nix::unistd::setsid()?;
+    Ok(())
+}
+
+/// Makes `pid`, which is this process or a child that has not yet called exec, the leader of a process group of its
+/// own. setpgid(2).
+pub fn lead_group(pid: Pid) -> io::Result<()> {
+    Ok(nix::unistd::setpgid(pid, pid)?)
+}
+
+/// Takes on a user's groups, group and user for good. The step that failed comes with the error. setgroups(2),
+/// setresgid(2), setresuid(2).
+pub fn become_user(uid: u32, gid: u32, groups: &[u32]) -> Result<(), (&'static str, io::Error)> {
+    let groups: Vec<Gid> = groups.iter().map(|&g| Gid::from_raw(g)).collect();
+    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+    // An ordinary user that starts something as itself need not, and may not, set its groups.
+    if Uid::effective() == uid && !uid.is_root() {
+        return Ok(());
+    }
+    nix::unistd::setgroups(&groups).map_err(|e| ("set groups", e.into()))?;
+    nix::unistd::setresgid(gid, gid, gid).map_err(|e| ("set group", e.into()))?;
+    nix::unistd::setresuid(uid, uid, uid).map_err(|e| ("set user", e.into()))
+}
+
+pub fn effective_uid() -> u32 {
+    Uid::effective().as_raw()
+}
+
+pub fn pid() -> Pid {
+    nix::unistd::getpid()
+}
+
+/// Orphans below this process become its children, also when it is not PID 1. prctl(2).
+pub fn become_subreaper() -> io::Result<()> {
+    // SAFETY: takes plain numbers.
+    Errno::result(unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) })?;
+    Ok(())
+}
+
+/// The name shown for this process by ps and top, up to 15 bytes. prctl(2).
+pub fn set_name(name: &str) {
+    if let Ok(name) = CString::new(name) {
+        // SAFETY: the kernel reads a C string of at most 16 bytes, and ours ends with NUL.
+        unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
+    }
+}
+
+/// One child that has ended, without waiting; `None` when there is none, or no child at all. waitpid(2), and not by nix:
+/// it refuses a status whose signal it cannot name (a real-time one), when the child is already reaped.
+pub fn reap_one() -> Option<(Pid, Ended)> {
+    loop {
+        let mut status = 0;
+        // SAFETY: `status` is a valid place for the kernel to write an int to.
+        let pid = unsafe { libc::waitpid(-1, &mut status, libc::WNOHANG | libc::__WALL) };
+        if pid <= 0 {
+            if pid < 0 && Errno::last() == Errno::EINTR {
+                continue;
+            }
+            return None;
+        }
+        if libc::WIFEXITED(status) {
+            return Some((Pid::from_raw(pid), Ended::Code(libc::WEXITSTATUS(status) as u8)));
+        }
+        if libc::WIFSIGNALED(status) {
+            let (signal, core) = (libc::WTERMSIG(status), libc::WCOREDUMP(status));
+            return Some((Pid::from_raw(pid), Ended::Signal { signal, core }));
+        }
+    }
+}
+
+/// How one child has ended, if it has. waitpid(2).
+pub fn has_ended(pid: Pid) -> io::Result<Option<Ended>> {
+    let mut status = 0;
+    // SAFETY: `status` is a valid place for the kernel to write an int to.
+    let reaped = Errno::result(unsafe { libc::waitpid(pid.as_raw(), &mut status, libc::WNOHANG | libc::__WALL) })?;
+    Ok(match reaped {
+        0 => None,
+        _ if libc::WIFSIGNALED(status) => {
+            Some(Ended::Signal { signal: libc::WTERMSIG(status), core: libc::WCOREDUMP(status) })
+        }
+        _ => Some(Ended::Code(libc::WEXITSTATUS(status) as u8)),
+    })
+}
+
+/// Whether a child has ended; it is not reaped, so its pid and group stay its own. waitid(2).
+pub fn is_over(pid: Pid) -> io::Result<bool> {
+    // SAFETY: all zeroes is a valid siginfo_t.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL;
+    // SAFETY: `info` is a valid place for the kernel to write to.
+    Errno::result(unsafe { libc::waitid(libc::P_PID, pid.as_raw() as libc::id_t, &mut info, options) })?;
+    // SAFETY: filled in by the kernel for a child that has ended, and zero otherwise.
+    Ok(unsafe { info.si_pid() } != 0)
+}
+
+/// Waits for one child. waitpid(2).
+pub fn wait_for(pid: Pid) -> io::Result<Ended> {
+    loop {
+        let mut status = 0;
+        // SAFETY: `status` is a valid place for the kernel to write an int to.
+        if unsafe { libc::waitpid(pid.as_raw(), &mut status, libc::__WALL) } < 0 {
+            match Errno::last() {
+                Errno::EINTR => continue,
+                errno => return Err(errno.into()),
+            }
+        }
+        if libc::WIFEXITED(status) {
+            return Ok(Ended::Code(libc::WEXITSTATUS(status) as u8));
+        }
+        if libc::WIFSIGNALED(status) {
+            return Ok(Ended::Signal { signal: libc::WTERMSIG(status), core: libc::WCOREDUMP(status) });
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    Code(u8),
+    Signal { signal: i32, core: bool },
+}
+
+impl Ended {
+    /// As a shell tells it: the code, or 128 and the signal.
+    pub fn status(self) -> i32 {
+        match self {
+            Ended::Code(code) => code.into(),
+            Ended::Signal { signal, .. } => 128 + signal,
+        }
+    }
+}
+
+/// Signals one process. Sound only for a child that has not been reaped, whose pid nobody else can have. kill(2).
+pub fn kill(pid: Pid, signal: i32) -> io::Result<()> {
+    assert!(pid.as_raw() > 1, "neither a group nor PID 1 nor everybody");
+    raw_kill(pid.as_raw(), signal)
+}
+
+/// Signals a process group led by a child that has not been reaped. kill(2).
+pub fn kill_group(leader: Pid, signal: i32) -> io::Result<()> {
+    // As PID 1 in a bare namespace sid and pgid read 0: group 0 would be our own, and group 1 is PID 1's.
+    assert!(leader.as_raw() > 1, "not our own group and not everybody");
+    raw_kill(-leader.as_raw(), signal)
+}
+
+fn raw_kill(target: i32, signal: i32) -> io::Result<()> {
+    // SAFETY: takes plain numbers.
+    Errno::result(unsafe { libc::kill(target, signal) })?;
+    Ok(())
+}
+
+/// Makes `fd` descriptor number `number` here, without close-on-exec. dup2(2).
+pub fn place_fd(fd: BorrowedFd<'_>, number: RawFd) -> io::Result<()> {
+    if fd.as_raw_fd() == number {
+        return keep_on_exec(number);
+    }
+    // SAFETY: dup2 takes plain numbers; what was `number` before belongs to this forked child alone.
+    Errno::result(unsafe { libc::dup2(fd.as_raw_fd(), number) })?;
+    Ok(())
+}
+
+fn keep_on_exec(number: RawFd) -> io::Result<()> {
+    // SAFETY: takes plain numbers.
+    Errno::result(unsafe { libc::fcntl(number, libc::F_SETFD, 0) })?;
+    Ok(())
+}
+
+/// A copy of `fd` numbered 10 or more, out of the way of the standard ones, close-on-exec. fcntl(2).
+pub fn lift_fd(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    // SAFETY: takes plain numbers.
+    let copy = Errno::result(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 10) })?;
+    // SAFETY: the kernel has just given us this descriptor, and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
+}
+
+/// Takes over a descriptor that the parent process left for this one at a fixed number; `None` if it is not open.
+/// To be called once for a number. fcntl(2).
+pub fn take_inherited(number: RawFd) -> Option<OwnedFd> {
+    // SAFETY: takes plain numbers.
+    if unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
+        return None;
+    }
+    // SAFETY: it is open, and the caller promises to be the only one to take it.
+    Some(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Replaces the environment of this process, for children it forks and runs by name.
+pub fn replace_environment<'a>(env: impl Iterator<Item = (&'a str, &'a str)>) {
+    for (name, _) in std::env::vars_os() {
+        // SAFETY: single-threaded, see the module's header.
+        unsafe { std::env::remove_var(name) };
+    }
+    for (name, value) in env.filter(|(n, v)| !n.is_empty() && !n.contains(['=', '\0']) && !v.contains('\0')) {
+        // SAFETY: single-threaded, and the name and value are ones that setenv(3) takes.
+        unsafe { std::env::set_var(name, value) };
+    }
+}
+
+/// Marks every descriptor from `first` on as close-on-exec. close_range(2), else one by one from /proc/self/fd.
+pub fn close_on_exec_from(first: RawFd) {
+    // SAFETY: takes plain numbers.
+    if unsafe { libc::syscall(libc::SYS_close_range, first as u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) } == 0 {
+        return;
+    }
+    for number in open_fds_from(first) {
+        // SAFETY: takes plain numbers.
+        unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
+    }
+}
+
+/// Closes every descriptor from 3 on but those in `keep`. For a forked child that goes on as another role, and for a
+/// program that was started with descriptors it never asked for. close_range(2).
+pub fn close_others(keep: &[RawFd]) {
+    let mut keep: Vec<RawFd> = keep.iter().copied().filter(|&n| n > 2).collect();
+    keep.sort_unstable();
+    keep.dedup();
+    let mut first = 3;
+    for number in keep.into_iter().map(Some).chain([None]) {
+        let last = number.map_or(RawFd::MAX, |n| n - 1);
+        if first <= last {
+            close_from_to(first, last);
+        }
+        if let Some(number) = number {
+            first = number + 1;
+        }
+    }
+}
+
+fn close_from_to(first: RawFd, last: RawFd) {
+    // SAFETY: takes plain numbers; the caller owns none of them any more, see `close_others`.
+    if unsafe { libc::syscall(libc::SYS_close_range, first as u32, last as u32, 0) } == 0 {
+        return;
+    }
+    for number in open_fds_from(first).into_iter().filter(|&n| n <= last) {
+        // SAFETY: as above.
+        unsafe { libc::close(number) };
+    }
+}
+
+fn open_fds_from(first: RawFd) -> Vec<RawFd> {
+    match std::fs::read_dir("/proc/self/fd") {
+        Ok(entries) => entries
+            .flatten()
+            .filter_map(|e| e.file_name().to_str()?.parse().ok())
+            .filter(|&n: &RawFd| n >= first)
+            .collect(),
+        Err(_) => (first..4096).collect(),
+    }
+}
+
+/// Opens /dev/null on those of 0, 1, 2 that are closed, so that no other file ever gets one of these numbers.
+pub fn fill_standard_fds() {
+    for number in 0..3 {
+        // SAFETY: takes plain numbers.
+        if unsafe { libc::fcntl(number, libc::F_GETFD) } < 0 {
+            // SAFETY: a constant C string; the lowest free number is `number`, since the ones below are open.
+            unsafe { libc::open(c"/dev/null".as_ptr(), libc::O_RDWR) };
+        }
+    }
+}
+
+/// Replaces this process by a program, as a shell would find and start it; returns only what went wrong, with the step.
+///
+/// A name without a slash is looked up in the PATH of `env`. A file without a shebang is run by /bin/sh, and one
+/// without the x bit by its shebang or /bin/sh (reference/dotcloud.md §2: real build scripts come both ways).
+/// execve(2).
+pub fn exec(words: &[CString], env: &[CString]) -> (&'static str, Errno) {
+    let Some(name) = words.first() else { return ("exec", Errno::EINVAL) };
+    if name.as_bytes().contains(&b'/') {
+        return exec_file(name, words, env);
+    }
+    if name.is_empty() {
+        return ("exec", Errno::ENOENT);
+    }
+    let path = env.iter().find_map(|e| e.as_bytes().strip_prefix(b"PATH=")).unwrap_or(DEFAULT_PATH);
+    let mut failure = ("exec", Errno::ENOENT);
+    for folder in path.split(|&b| b == b':') {
+        let mut file = if folder.is_empty() { b".".to_vec() } else { folder.to_vec() };
+        file.push(b'/');
+        file.extend_from_slice(name.as_bytes());
+        let Ok(file) = CString::new(file) else { continue };
+        if Path::new(OsStr::from_bytes(file.as_bytes())).is_dir() {
+            continue;
+        }
+        match exec_file(&file, words, env) {
+            (_, Errno::ENOENT | Errno::ENOTDIR) => {}
+            // Go on looking, as a shell does, but remember that one was there.
+            other => failure = other,
+        }
+    }
+    failure
+}
+
+fn exec_file(file: &CString, words: &[CString], env: &[CString]) -> (&'static str, Errno) {
+    let errno = raw_exec(file, words, env);
+    let path = PathBuf::from(OsStr::from_bytes(file.as_bytes()));
+    match errno {
+        Errno::ENOEXEC => exec_interpreter(b"/bin/sh", None, file, words, env),
+        Errno::EACCES => match without_x_bit(&path) {
+            Some(head) => {
+                let (interpreter, argument) = shebang(&head);
+                exec_interpreter(interpreter, argument, file, words, env)
+            }
+            None => ("exec", errno),
+        },
+        Errno::ENOENT if path.exists() => ("exec the interpreter of the script", errno),
+        _ => ("exec", errno),
+    }
+}
+
+fn exec_interpreter(
+    interpreter: &[u8],
+    argument: Option<&[u8]>,
+    file: &CString,
+    words: &[CString],
+    env: &[CString],
+) -> (&'static str, Errno) {
+    let mut line = Vec::with_capacity(words.len() + 2);
+    for word in [Some(interpreter), argument].into_iter().flatten() {
+        match CString::new(word) {
+            Ok(word) => line.push(word),
+            Err(_) => return ("exec the interpreter of the script", Errno::ENOEXEC),
+        }
+    }
+    line.push(file.clone());
+    line.extend(words.iter().skip(1).cloned());
+    let program = line[0].clone();
+    ("exec the interpreter of the script", raw_exec(&program, &line, env))
+}
+
+fn raw_exec(file: &CString, words: &[CString], env: &[CString]) -> Errno {
+    let result: Result<Infallible, Errno> = nix::unistd::execve(file, words, env);
+    match result {
+        Ok(never) => match never {},
+        Err(errno) => errno,
+    }
+}
+
+/// The first bytes of a regular file that nobody may execute but we may read.
+fn without_x_bit(path: &Path) -> Option<Vec<u8>> {
+    use std::io::Read;
+    use std::os::unix::fs::PermissionsExt;
+    let meta = std::fs::metadata(path).ok()?;
+    if !meta.is_file() || meta.permissions().mode() & 0o111 != 0 {
+        return None;
+    }
+    let mut head = Vec::new();
+    std::fs::File::open(path).ok()?.take(256).read_to_end(&mut head).ok()?;
+    // A binary without the x bit is a mistake, not a script.
+    (!head.starts_with(b"\x7fELF")).then_some(head)
+}
+
+/// The interpreter of a script and its one argument, as execve(2) reads them; /bin/sh where there is no shebang.
+fn shebang(head: &[u8]) -> (&[u8], Option<&[u8]>) {
+    let Some(line) = head.strip_prefix(b"#!").and_then(|rest| rest.split(|&b| b == b'\n').next()) else {
+        return (b"/bin/sh", None);
+    };
+    let line = line.trim_ascii();
+    match line.iter().position(|b| b" \t".contains(b)) {
+        _ if line.is_empty() => (b"/bin/sh", None),
+        None => (line, None),
+        Some(end) => (&line[..end], Some(line[end..].trim_ascii())),
+    }
+}
+
+/// Where programs are looked for without a PATH.
+pub const DEFAULT_PATH: &[u8] = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shebang_is_split_as_the_kernel_splits_it() {
+        assert_eq!(shebang(b"#!/usr/bin/env python3\nimport x"), (&b"/usr/bin/env"[..], Some(&b"python3"[..])));
+        assert_eq!(shebang(b"#! /bin/sh -e -u \n"), (&b"/bin/sh"[..], Some(&b"-e -u"[..])));
+        assert_eq!(shebang(b"#!/bin/bash"), (&b"/bin/bash"[..], None));
+        assert_eq!(shebang(b"#!\n"), (&b"/bin/sh"[..], None));
+        assert_eq!(shebang(b"echo hello\n"), (&b"/bin/sh"[..], None));
+    }
+}
