@@ -5,4 +5,16 @@
 
 mod support;
 
+mod boot;
+mod config_errors;
+mod control;
+mod docs;
+mod examples;
+mod hygiene;
+mod launch;
 mod layers;
+mod logs;
+mod pid1;
+mod pidproxy;
+mod stop;
+mod supervise;

@@ -206,7 +206,8 @@ static void helper(const char *file, const char *how, const char *mark)
 	extern char **environ;
 	if (chdir("/"))
 		_exit(8);
-	execve("/proc/self/exe", args, strchr(how, 'e') ? none : environ);
+	/* By its path, which is absolute here: there may be no /proc. */
+	execve(argv0[0], args, strchr(how, 'e') ? none : environ);
 	_exit(127);
 }
 
