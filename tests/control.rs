@@ -247,29 +247,6 @@ fn a_socket_path_that_is_too_long_is_a_clear_error() {
 }
 
 #[test]
-fn an_event_stream_that_nobody_reads_stays_small_and_others_get_theirs() {
-    let hob =
-        Home::with("one: {command: '{prop} flash {home}/s one 0', startsecs: 0, autorestart: true, restart_delay: 0}")
-            .boot();
-    let mut deaf = Vec::new();
-    for _ in 0..20 {
-        let mut stream = UnixStream::connect(socket(&hob)).expect("it listens");
-        stream.write_all(b"GET /v1/events HTTP/1.1\r\nHost: hob\r\n\r\n").expect("it reads");
-        deaf.push(stream);
-    }
-    let memory = pss_kb(hob.pid);
-    let events = hob.background(&["events", "-f"], "events");
-    let begin = Instant::now();
-    while begin.elapsed() < Duration::from_secs(4) {
-        hob.hob(&["restart", "one"]);
-    }
-    assert!(events.text().lines().count() > 5);
-    assert!(pss_kb(hob.pid) < memory + 6000, "{} kB after {memory}", pss_kb(hob.pid));
-    drop(events);
-    hob.shutdown();
-}
-
-#[test]
 fn a_waiting_client_that_goes_away_is_forgotten() {
     let hob = Home::with("one: {command: '{prop} stubborn 1 {dir}', stopwaitsecs: 4}").boot();
     hob.wait_log("one.log", "stubborn");
