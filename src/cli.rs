@@ -357,7 +357,11 @@ fn serve(source: Source, places: Places, settings: Settings, console: bool) -> R
         },
         make_plan: Box::new(move |again, step| {
             // A reload sees what the settings say now; paths stay where the daemon has them.
-            let fresh = if again { read_boot_settings(&places, console) } else { Ok(settings.clone()) };
+            let (log_dir, state_dir) = (settings.log_dir.clone(), settings.state_dir.clone());
+            let fresh = match again {
+                true => read_boot_settings(&places, console).map(|fresh| Settings { log_dir, state_dir, ..fresh }),
+                false => Ok(settings.clone()),
+            };
             let settings = fresh.map_err(|f| Refusal { errors: lines(&f.message), status: f.status })?;
             prepare(&source, &settings, again, step).map_err(|r| Refusal { errors: r.errors, status: r.status })
         }),
@@ -384,8 +388,15 @@ fn serve_logs(socket: OwnedFd, query: LogQuery, folder: &Path) {
 }
 
 fn up(dir: &Path, places: &Places) -> Result<i32, Failed> {
-    let settings = read_boot_settings(places, true)?;
-    let built = release::up::build(dir, &settings).map_err(failed)?;
+    let mut settings = read_boot_settings(places, true)?;
+    let given = release::up::Given { socket: places.socket.is_some(), log_dir: places.log_dir.is_some() };
+    let built = release::up::build(dir, &given, &mut settings).map_err(failed)?;
+    let socket = settings.socket.clone();
+    // It ends as soon as it has something to say, or when the daemon has gone without that.
+    let _ = sys::process::fork(|| {
+        sys::process::set_name("hob url");
+        client::announce(&Daemon::at(&socket))
+    });
     serve(built, places.clone(), settings, true)
 }
 

@@ -205,6 +205,40 @@ pub fn url(daemon: &Daemon, service: Option<&str>, as_json: bool) -> Answer {
     Ok(0)
 }
 
+/// Waits until everything that starts by itself serves, then prints the URLs; gives up when the daemon has gone.
+pub fn announce(daemon: &Daemon) -> i32 {
+    let mut met = false;
+    // The first connection may come before the daemon listens.
+    for _ in 0..ANNOUNCE_TRIES {
+        match daemon.get::<Info>("/v1/info") {
+            Err(_) if met => return 1,
+            Err(_) => {}
+            Ok(info) => {
+                met = true;
+                let serves = |p: &Process| match p.state.as_str() {
+                    "RUNNING" => p.ready,
+                    // Not started by itself; one that waits for another will be.
+                    "STOPPED" => p.waits_for.is_empty(),
+                    state => state == "EXITED",
+                };
+                let all = || daemon.get::<Vec<Process>>("/v1/processes").is_ok_and(|all| all.iter().all(serves));
+                if info.state == "running" && all() {
+                    return url(daemon, None, false).unwrap_or(1);
+                }
+                if info.state == "stopping" {
+                    return 1;
+                }
+            }
+        }
+        std::thread::sleep(ANNOUNCE_EVERY);
+    }
+    1
+}
+
+const ANNOUNCE_EVERY: std::time::Duration = std::time::Duration::from_millis(100);
+/// Ten minutes: what a postinstall may take.
+const ANNOUNCE_TRIES: u32 = 6_000;
+
 pub fn ports(daemon: &Daemon, as_json: bool) -> Answer {
     let instances = instances(daemon)?;
     if as_json {

@@ -9,7 +9,8 @@ mod command;
 mod environ;
 mod expand;
 mod kinds;
-pub mod manual;
+#[cfg(test)]
+mod manual;
 mod options;
 mod ports;
 mod read;
@@ -25,7 +26,7 @@ pub use assemble::{plan, variables};
 pub use buildfile::{Service, Stack, default_stack, stack};
 pub use environ::{Env, Var, build_env, environment_files, own_env};
 pub use ports::Ports;
-pub use settings::{HomeMode, Overrides, Settings, settings};
+pub use settings::{DEFAULT_USER, HomeMode, Overrides, Settings, settings};
 pub use users::{NotFound, Users};
 pub use value::{Place, Problem, Problems, Warning};
 

@@ -14,6 +14,7 @@ use super::yaml;
 use crate::plan::{Autorestart, OnFull};
 
 /// One option of a section whose values are gathered in a `T`.
+#[cfg_attr(not(test), expect(dead_code, reason = "the man pages and conf/hob.toml are checked against it"))]
 pub struct Opt<T: 'static> {
     pub key: &'static str,
     /// The kind of value, in the words of the man page.
@@ -475,6 +476,7 @@ pub enum Declared {
 }
 
 /// A key of a service that dotcloud.yml(5) knows. Any other is legal too, and becomes a SERVICE_ variable.
+#[cfg_attr(not(test), expect(dead_code, reason = "the man pages and conf/hob.toml are checked against it"))]
 pub struct ServiceKey {
     pub key: &'static str,
     pub declared: Declared,

@@ -421,12 +421,14 @@ fn relayed_signal(text: &str) -> Result<i32, Wrong> {
 }
 
 /// Whether TOML writes a default without quotes.
+#[cfg(test)]
 pub fn is_bare_in_toml(default: &str) -> bool {
     let number = default.parse::<i64>().is_ok_and(|n| n.to_string() == default);
     number || matches!(default, "true" | "false") || default.starts_with(['[', '"'])
 }
 
 /// The keys of `[defaults]`.
+#[cfg(test)]
 pub fn default_options() -> impl Iterator<Item = &'static Opt<ProcessOptions>> {
     PROCESS.iter().filter(|option| !NOT_A_DEFAULT.contains(&option.key))
 }

@@ -7,6 +7,7 @@ use super::api::{self, Call, Reply};
 use super::http::{Answer, Request};
 use crate::sys::socket_unix::Peer;
 
+#[cfg_attr(not(test), expect(dead_code, reason = "the man page and conf/openapi.json are checked against doc"))]
 pub struct Route {
     pub method: &'static str,
     /// A segment in braces takes any one segment.
@@ -67,7 +68,7 @@ pub const ROUTES: &[Route] = &[
 ];
 
 /// The route for a request and what stands for the segment in braces; otherwise the answer that says why not.
-pub fn find<'r>(request: &'r Request, peer: Peer, own_uid: u32) -> Result<(&'static Route, &'r str), Answer> {
+pub fn find(request: &Request, peer: Peer, own_uid: u32) -> Result<(&'static Route, &str), Answer> {
     let mut allowed: Vec<&str> = Vec::new();
     for route in ROUTES {
         let Some(name) = matches(route.path, &request.path) else { continue };

@@ -28,9 +28,9 @@ pub struct Children {
 
 /// A child that has been reaped.
 pub enum Reaped {
-    Run(Run, Pid, Exit),
+    Run(Run, Exit),
     /// Not one of the supervisor's: a helper of hob, or an orphan.
-    Other(Pid, Ended),
+    Other(Pid),
 }
 
 impl Children {
@@ -70,11 +70,6 @@ impl Children {
         self.runs.contains_key(&Pid::from_raw(pid))
     }
 
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.runs.len()
-    }
-
     /// Signals the process group of a run. Its leader is a child that has not been reaped, so the number is its own.
     pub fn signal(&self, run: Run, signal: i32) -> io::Result<()> {
         let Some(pid) = self.pid(run) else { return Err(Errno::ESRCH.into()) };
@@ -88,7 +83,7 @@ impl Children {
     /// One child that has ended.
     pub fn reap(&mut self) -> Option<Reaped> {
         let (pid, ended) = process::reap_one()?;
-        let Some(run) = self.runs.remove(&pid) else { return Some(Reaped::Other(pid, ended)) };
+        let Some(run) = self.runs.remove(&pid) else { return Some(Reaped::Other(pid)) };
         self.pids.remove(&run);
         // Its sender is dead, so a report of a failed start is complete and waiting.
         self.read_reports();
@@ -101,7 +96,7 @@ impl Children {
             }
         };
         self.troubles.remove(&run.number);
-        Some(Reaped::Run(run, pid, exit))
+        Some(Reaped::Run(run, exit))
     }
 
     /// Takes what children have reported so far.

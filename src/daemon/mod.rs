@@ -448,13 +448,13 @@ impl Daemon {
     fn reap(&mut self) {
         while let Some(reaped) = self.children.reap() {
             match reaped {
-                Reaped::Run(run, _, exit) => {
+                Reaped::Run(run, exit) => {
                     if let Some(said) = self.children.said.remove(&run.number) {
                         self.feed(Event::ProbeSaid { run, note: said });
                     }
                     self.feed(Event::Exited(run, exit));
                 }
-                Reaped::Other(pid, _) => {
+                Reaped::Other(pid) => {
                     if !self.logs.reaped(pid, self.poll.registry(), now()) {
                         self.streamers.retain(|&s| s != pid);
                     }

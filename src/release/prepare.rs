@@ -4,17 +4,15 @@
 //! files, postinstall. Nothing about processes is looked up before postinstall is over: it may create `~/run` and
 //! `~/profile` (reference/dotcloud.md §2).
 
-use std::ffi::CString;
 use std::fs;
-use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{OpenOptionsExt, chown};
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use super::script::{End, Script, describe, told};
 use crate::config::{self, Placement, Ports, Service, Settings, Stack};
-use crate::plan::{Identity, Instance, Plan};
-use crate::sys;
+use crate::plan::{Instance, Plan};
 
 /// What is to be booted.
 #[derive(Clone, Debug)]
@@ -36,7 +34,7 @@ pub struct Refused {
 }
 
 impl Refused {
-    fn config(problems: &impl ToString) -> Refused {
+    pub fn config(problems: &impl ToString) -> Refused {
         Refused { errors: problems.to_string().lines().map(str::to_owned).collect(), status: 2 }
     }
 
@@ -62,6 +60,7 @@ pub fn prepare(source: &Source, settings: &Settings, again: bool, step: &mut dyn
         log::warn!("cannot write the ports to {}: {why}; they may differ next time", settings.state_dir.display());
     }
     for (instance, placement) in plan.instances.iter().zip(&placements) {
+        make_log_dir(instance);
         let variables = config::variables(&stack, &placements, settings, &ports, placement);
         let (json, yml) = config::environment_files(&variables);
         write_files(instance, &json, &yml).map_err(|(path, why)| {
@@ -141,7 +140,8 @@ fn one_home(
 fn write_files(instance: &Instance, json: &str, yml: &str) -> Result<(), (PathBuf, io::Error)> {
     for (name, text) in [("environment.json", json), ("environment.yml", yml), ("environment.yaml", yml)] {
         let path = instance.home.join(name);
-        if fs::read(&path).is_ok_and(|old| old == text.as_bytes()) {
+        let is_file = fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_file());
+        if is_file && fs::read(&path).is_ok_and(|old| old == text.as_bytes()) {
             continue;
         }
         let write = || -> io::Result<()> {
@@ -150,8 +150,9 @@ fn write_files(instance: &Instance, json: &str, yml: &str) -> Result<(), (PathBu
             // The home is the user's: root follows no link that waits there.
             let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh)?;
             file.write_all(text.as_bytes())?;
+            // By its descriptor: the name may be another file by now.
             if let Some(user) = &instance.user {
-                let _ = chown(&fresh, Some(user.uid), Some(user.gid));
+                let _ = fchown(&file, Some(user.uid), Some(user.gid));
             }
             fs::rename(&fresh, &path)
         };
@@ -179,18 +180,30 @@ fn postinstall(service: &Service, instance: &Instance, step: &mut dyn FnMut(&str
     };
     step(&format!("postinstall of {}", instance.name));
     log::info!("{}: running postinstall", instance.name);
-    let (ended, last) = run_script(&line, &folder, instance).map_err(|why| {
+    let label = format!("[{}] ", instance.name);
+    let script = Script {
+        line: &line,
+        folder: &folder,
+        env: &instance.env,
+        user: instance.user.as_ref(),
+        within: POSTINSTALL_WITHIN,
+        label: &label,
+        // A warm-up in the background was always possible, and harms nobody.
+        ends_its_group: false,
+    };
+    let mut log = open_log(instance);
+    let outcome = script.run(log.as_mut().map(|log| log as &mut dyn Write)).map_err(|why| {
         Refused::one(1, format!("{}: cannot run postinstall {line:?}: {}", instance.name, describe(&why)))
     })?;
-    let how = match ended {
-        Some(sys::process::Ended::Code(0)) => return Ok(()),
-        Some(sys::process::Ended::Code(code)) => format!("exited with code {code}"),
-        Some(sys::process::Ended::Signal { signal, .. }) => format!("was killed by signal {signal}"),
-        None => format!("took longer than {} minutes", POSTINSTALL_WITHIN.as_secs() / 60),
+    let status = match outcome.end {
+        End::Ended(ended) if ended.status() == 0 => return Ok(()),
+        End::Interrupted(signal) => 128 + signal,
+        _ => 1,
     };
+    let how = told(outcome.end, POSTINSTALL_WITHIN);
     let mut errors = vec![format!("{}: postinstall {line:?} {how}; nothing was started", instance.name)];
-    errors.extend(last.into_iter().map(|line| format!("  {line}")));
-    Err(Refused { errors, status: 1 })
+    errors.extend(outcome.last.into_iter().map(|line| format!("  {line}")));
+    Err(Refused { errors, status })
 }
 
 fn is_executable(path: &Path) -> bool {
@@ -198,98 +211,39 @@ fn is_executable(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
 }
 
-/// Runs a command line by a shell; its output goes to postinstall.log and to stderr. Returns its end, `None` when it
-/// had to be killed for taking too long, and its last lines.
-fn run_script(
-    line: &str,
-    folder: &Path,
-    instance: &Instance,
-) -> io::Result<(Option<sys::process::Ended>, Vec<String>)> {
-    let (mut rx, tx) = io::pipe()?;
-    let tx: OwnedFd = tx.into();
-    let null: OwnedFd = fs::File::open("/dev/null")?.into();
-    let pid = sys::process::fork(|| {
-        let failed = child(line, folder, instance, null.as_fd(), tx.as_fd());
-        eprintln!("cannot {}: {}", failed.0, describe(&failed.1));
-        127
-    })?;
-    drop(tx);
-    let deadline = Instant::now() + POSTINSTALL_WITHIN;
-    let mut log = open_log(instance);
-    let mut tail = Vec::new();
-    let mut block = [0; 8192];
-    let ended = loop {
-        if Instant::now() > deadline {
-            let _ = sys::process::kill_group(pid, libc::SIGKILL);
-            let _ = sys::process::wait_for(pid);
-            break None;
-        }
-        if sys::fd::is_readable(&rx, Duration::from_millis(50)) {
-            match rx.read(&mut block)? {
-                0 => break Some(sys::process::wait_for(pid)?),
-                length => {
-                    let text = &block[..length];
-                    let _ = log.as_mut().map(|log| log.write_all(text));
-                    let _ = io::stderr().write_all(text);
-                    tail.extend_from_slice(text);
-                    let over = tail.len().saturating_sub(4096);
-                    tail.drain(..over);
-                }
-            }
-        } else if let Some(ended) = sys::process::has_ended(pid)? {
-            // Its end decides, not that of the pipe, which something it has left in the background may hold.
-            break Some(ended);
-        }
-    };
-    let tail = String::from_utf8_lossy(&tail);
-    let lines: Vec<&str> = tail.lines().collect();
-    Ok((ended, lines[lines.len().saturating_sub(10)..].iter().map(|l| (*l).to_owned()).collect()))
-}
-
-fn child(
-    line: &str,
-    folder: &Path,
-    instance: &Instance,
-    null: std::os::fd::BorrowedFd<'_>,
-    out: std::os::fd::BorrowedFd<'_>,
-) -> (&'static str, io::Error) {
-    let set_up = || -> Result<(), (&'static str, io::Error)> {
-        sys::process::new_session().map_err(|why| ("make a session", why))?;
-        for (fd, number) in [(null, 0), (out, 1), (out, 2)] {
-            sys::process::place_fd(fd, number).map_err(|why| ("set up its descriptors", why))?;
-        }
-        sys::process::close_on_exec_from(3);
-        sys::limits::set_umask(0o022);
-        if let Some(Identity { uid, gid, groups, .. }) = &instance.user {
-            sys::process::become_user(*uid, *gid, groups)?;
-        }
-        std::env::set_current_dir(folder).map_err(|why| ("change to the code tree", why))
-    };
-    if let Err(failed) = set_up() {
-        return failed;
-    }
-    let c = |text: &str| CString::new(text).unwrap_or_default();
-    let env: Vec<CString> = instance.env.iter().map(|(k, v)| c(&format!("{k}={v}"))).collect();
-    let shell = if Path::new("/bin/bash").exists() { "/bin/bash" } else { "/bin/sh" };
-    // A single word is run without a shell: it may lack the x bit or a shebang.
-    let plain = line.chars().all(|ch| ch.is_ascii_alphanumeric() || "./_-".contains(ch));
-    let words = if plain { vec![c(line)] } else { vec![c(shell), c("-c"), c(line)] };
-    let (stage, errno) = sys::process::exec(&words, &env);
-    (stage, errno.into())
-}
-
+/// The log of postinstall, for root too: the folder may be the user's, so no link is followed and no FIFO waited for.
 fn open_log(instance: &Instance) -> Option<fs::File> {
     let path = instance.log_dir.join("postinstall.log");
-    fs::create_dir_all(&instance.log_dir).ok()?;
-    fs::OpenOptions::new().append(true).create(true).mode(0o644).custom_flags(libc::O_NOFOLLOW).open(path).ok()
+    if fs::symlink_metadata(&path).is_ok_and(|meta| meta.len() > LOG_MAX) {
+        let _ = fs::rename(&path, instance.log_dir.join("postinstall.log.1"));
+    }
+    let mut options = fs::OpenOptions::new();
+    options.append(true).create(true).mode(0o644).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    let log = options.open(&path).and_then(|file| {
+        let meta = file.metadata()?;
+        // A second name could be one outside.
+        if meta.is_file() && meta.nlink() == 1 { Ok(file) } else { Err(io::ErrorKind::InvalidInput.into()) }
+    });
+    log.inspect_err(|why| log::warn!("cannot write {}: {}", path.display(), describe(why))).ok()
 }
 
-fn describe(why: &io::Error) -> String {
-    match why.raw_os_error() {
-        Some(errno) => nix::errno::Errno::from_raw(errno).desc().to_lowercase(),
-        None => why.to_string(),
+/// Makes the log directory; one that hob makes is the user's, whose programs may log there themselves.
+fn make_log_dir(instance: &Instance) {
+    let path = &instance.log_dir;
+    if path.is_dir() {
+        return;
+    }
+    let made = fs::create_dir_all(path).and_then(|()| match &instance.user {
+        Some(user) => std::os::unix::fs::lchown(path, Some(user.uid), Some(user.gid)),
+        None => Ok(()),
+    });
+    if let Err(why) = made {
+        log::warn!("cannot make the log directory {}: {}", path.display(), describe(&why));
     }
 }
+
+/// postinstall.log is put aside when it is larger.
+const LOG_MAX: u64 = 1 << 20;
 
 /// The original platform's limit (reference/dotcloud.md §2).
 const POSTINSTALL_WITHIN: Duration = Duration::from_secs(600);

@@ -191,6 +191,7 @@ impl Process {
     }
 
     /// Starts that failed since the last stable run.
+    #[cfg(test)]
     pub fn failures(&self) -> u32 {
         self.record.failures
     }

@@ -115,12 +115,6 @@ pub fn set_name(name: &str) {
     }
 }
 
-/// Whether core dumps and /proc access by the same user are allowed again (a change of user forbids them). prctl(2).
-pub fn set_dumpable() {
-    // SAFETY: takes plain numbers.
-    unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 1, 0, 0, 0) };
-}
-
 /// One child that has ended, without waiting; `None` when there is none, or no child at all. waitpid(2), and not by nix:
 /// it refuses a status whose signal it cannot name (a real-time one), when the child is already reaped.
 pub fn reap_one() -> Option<(Pid, Ended)> {
@@ -156,6 +150,17 @@ pub fn has_ended(pid: Pid) -> io::Result<Option<Ended>> {
         }
         _ => Some(Ended::Code(libc::WEXITSTATUS(status) as u8)),
     })
+}
+
+/// Whether a child has ended; it is not reaped, so its pid and group stay its own. waitid(2).
+pub fn is_over(pid: Pid) -> io::Result<bool> {
+    // SAFETY: all zeroes is a valid siginfo_t.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL;
+    // SAFETY: `info` is a valid place for the kernel to write to.
+    Errno::result(unsafe { libc::waitid(libc::P_PID, pid.as_raw() as libc::id_t, &mut info, options) })?;
+    // SAFETY: filled in by the kernel for a child that has ended, and zero otherwise.
+    Ok(unsafe { info.si_pid() } != 0)
 }
 
 /// Waits for one child. waitpid(2).
@@ -211,11 +216,6 @@ fn raw_kill(target: i32, signal: i32) -> io::Result<()> {
     // SAFETY: takes plain numbers.
     Errno::result(unsafe { libc::kill(target, signal) })?;
     Ok(())
-}
-
-/// The parent of this process; 0 when it is outside the namespace. getppid(2).
-pub fn parent() -> Pid {
-    nix::unistd::getppid()
 }
 
 /// Makes `fd` descriptor number `number` here, without close-on-exec. dup2(2).

@@ -22,6 +22,21 @@ pub fn block_all() -> io::Result<()> {
     Ok(pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)?)
 }
 
+/// Blocks every signal until the result is dropped; what is pending then acts as it would have.
+pub fn hold() -> io::Result<Held> {
+    let mut before = SigSet::empty();
+    pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut before))?;
+    Ok(Held(before))
+}
+
+pub struct Held(SigSet);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let _ = pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&self.0), None);
+    }
+}
+
 /// Every signal, once blocked, as a descriptor to poll.
 pub struct SignalFd(OwnedFd);
 

@@ -141,13 +141,6 @@ fn listener_of(path: &Path) -> io::Result<Option<i32>> {
     Ok((!gone).then_some(pid))
 }
 
-/// A connected socket, blocking. The error is the system's own, for the caller to word.
-pub fn connect(path: &Path) -> io::Result<std::os::unix::net::UnixStream> {
-    let fd = socket(SockFlag::SOCK_CLOEXEC)?;
-    socket::connect(fd.as_raw_fd(), &UnixAddr::new(path)?)?;
-    Ok(std::os::unix::net::UnixStream::from(fd))
-}
-
 /// A connected socket that never blocks; WouldBlock when the other side's queue is full.
 pub fn connect_at_once(path: &Path) -> io::Result<std::os::unix::net::UnixStream> {
     let fd = socket(SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK)?;
@@ -165,18 +158,6 @@ pub fn reason(error: &io::Error) -> String {
         Some(number) => nix::errno::Errno::from_raw(number).desc().to_lowercase(),
         None => error.to_string(),
     }
-}
-
-/// The gid of a group by number or by name, from /etc/group alone: hob never asks a directory server here.
-pub fn group_id(name: &str) -> Option<u32> {
-    if let Ok(number) = name.parse() {
-        return Some(number);
-    }
-    let text = fs::read_to_string("/etc/group").ok()?;
-    text.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        (fields.next()? == name).then(|| fields.nth(1)?.parse().ok())?
-    })
 }
 
 #[cfg(test)]
@@ -214,7 +195,7 @@ mod tests {
         let error = listen(&path, 0o600, None).expect_err("in use").to_string();
         assert!(error.starts_with(&format!("cannot bind {}: in use by pid {} (", path.display(), std::process::id())));
         assert!(error.ends_with("; is it already running?"), "{error}");
-        connect(&path).expect("the first one still answers");
+        std::os::unix::net::UnixStream::connect(&path).expect("the first one still answers");
     }
 
     #[test]
@@ -237,7 +218,7 @@ mod tests {
         let dir = folder();
         let path = dir.path().join("hob.sock");
         let _listener = listen(&path, 0o600, None).expect("binds");
-        let stream = connect(&path).expect("connects");
+        let stream = std::os::unix::net::UnixStream::connect(&path).expect("connects");
         let peer = peer(&stream).expect("has credentials");
         assert_eq!(peer.pid as u32, std::process::id());
     }
