@@ -24,11 +24,11 @@ use std::path::{Path, PathBuf};
 
 pub use assemble::{plan, variables};
 pub use buildfile::{Service, Stack, default_stack, stack};
-pub use environ::{Env, Var, build_env, environment_files, own_env};
+pub use environ::{Env, build_env, environment_files, own_env};
 pub use ports::Ports;
-pub use settings::{DEFAULT_USER, HomeMode, Overrides, Settings, settings};
-pub use users::{NotFound, Users};
-pub use value::{Place, Problem, Problems, Warning};
+pub use settings::{DEFAULT_USER, Overrides, Settings, settings};
+pub use users::Users;
+pub use value::{Problems, Warning};
 
 /// Where one instance of a service is to run.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use super::buildfile::read_bounded;
 use super::environ::Env;
 use super::expand;
 use super::kinds::{self, Wrong};
-use super::options::{self, At, CONSOLE, NOT_A_DEFAULT, Opt, PATH, PROCESS, ProcessOptions};
+use super::options::{self, At, CONSOLE, NOT_A_DEFAULT, Opt, PATH, ProcessOptions};
 use super::read::{located, names, put, scalar, text, tri};
 use super::toml;
 use super::users::Users;
@@ -37,6 +37,10 @@ pub struct Settings {
     pub state_dir: PathBuf,
     pub log_dir: PathBuf,
     pub home: PathBuf,
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "read and checked; builds use it once releases have a directory each")
+    )]
     pub home_mode: HomeMode,
     pub user: Option<At<String>>,
     pub project: Option<String>,
@@ -430,7 +434,7 @@ pub fn is_bare_in_toml(default: &str) -> bool {
 /// The keys of `[defaults]`.
 #[cfg(test)]
 pub fn default_options() -> impl Iterator<Item = &'static Opt<ProcessOptions>> {
-    PROCESS.iter().filter(|option| !NOT_A_DEFAULT.contains(&option.key))
+    options::PROCESS.iter().filter(|option| !NOT_A_DEFAULT.contains(&option.key))
 }
 
 #[cfg(test)]

@@ -53,7 +53,9 @@ pub fn main(dir: &Path, home: Option<&Path>, settings: &Settings) -> Result<i32,
     for Built { home, .. } in &built {
         out += &format!("{}\n", home.display());
     }
-    io::stdout().write_all(out.as_bytes()).map_err(|e| one(111, format!("cannot print the result: {}", describe(&e))))?;
+    io::stdout()
+        .write_all(out.as_bytes())
+        .map_err(|e| one(111, format!("cannot print the result: {}", describe(&e))))?;
     say("built; boot it with:");
     let file = tree.root.join("dotcloud.yml");
     for Built { service, home, .. } in &built {
@@ -65,7 +67,8 @@ pub fn main(dir: &Path, home: Option<&Path>, settings: &Settings) -> Result<i32,
 
 /// Reads the dotcloud.yml of a tree.
 pub fn read(dir: &Path, settings: &Settings) -> Result<Tree, Refused> {
-    let root = fs::canonicalize(dir).map_err(|e| one(2, format!("cannot build {}: {}", dir.display(), describe(&e))))?;
+    let root =
+        fs::canonicalize(dir).map_err(|e| one(2, format!("cannot build {}: {}", dir.display(), describe(&e))))?;
     let (stack, warnings) = config::stack(&root.join("dotcloud.yml")).map_err(|p| Refused::config(&p))?;
     for warning in warnings {
         log::warn!("{warning}");
@@ -123,7 +126,9 @@ fn build_service(tree: &Tree, service: &Service, home: &Path) -> Result<(), Refu
         if line.trim().is_empty() {
             continue;
         }
-        if key == "buildscript" && !resolve(first_word(line), folder, home).exists() && !resolve(line, folder, home).exists()
+        if key == "buildscript"
+            && !resolve(first_word(line), folder, home).exists()
+            && !resolve(line, folder, home).exists()
         {
             let why = format!("{}: cannot find the buildscript {line:?} in {}", service.name, folder.display());
             return Err(one(1, format!("{why}; it is a path from the directory of dotcloud.yml")));
@@ -139,9 +144,9 @@ fn build_service(tree: &Tree, service: &Service, home: &Path) -> Result<(), Refu
             label: &label,
             ends_its_group: true,
         };
-        let outcome = script.run(None).map_err(|e| {
-            one(111, format!("{}: cannot run {key} {line:?}: {}", service.name, describe(&e)))
-        })?;
+        let outcome = script
+            .run(None)
+            .map_err(|e| one(111, format!("{}: cannot run {key} {line:?}: {}", service.name, describe(&e))))?;
         let status = match outcome.end {
             End::Ended(ended) if ended.status() == 0 => continue,
             End::Ended(ended) => ended.status(),
@@ -258,9 +263,10 @@ pub fn make_home(home: &Path, user: Option<&Identity>) -> Result<(), String> {
 pub fn name_of(root: &Path) -> String {
     use std::os::unix::ffi::OsStrExt;
     // FNV-1a: stable over versions of hob and Rust, and nobody gains by a collision.
-    let hash = root.as_os_str().as_bytes().iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    });
+    let hash =
+        root.as_os_str().as_bytes().iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+        });
     let name: String = root
         .file_name()
         .map(|name| name.to_string_lossy().into_owned())

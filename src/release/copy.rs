@@ -36,7 +36,8 @@ pub fn home(from: &Path, to: &Path, skip: Option<&str>, user: Option<&Identity>)
 }
 
 fn tree(from: &Path, to: &Path, skip: Option<&str>) -> Result<(), String> {
-    let told = |what: &str, path: &Path, why: &io::Error| format!("cannot {what} {}: {}", path.display(), describe(why));
+    let told =
+        |what: &str, path: &Path, why: &io::Error| format!("cannot {what} {}: {}", path.display(), describe(why));
     for entry in fs::read_dir(from).map_err(|e| told("read", from, &e))? {
         let entry = entry.map_err(|e| told("read", from, &e))?;
         if skip.is_some_and(|skip| entry.file_name() == skip) {

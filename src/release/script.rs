@@ -113,12 +113,7 @@ impl Script<'_> {
     }
 
     /// In the child: returns only what went wrong.
-    fn become_script(
-        &self,
-        words: &[CString],
-        null: BorrowedFd<'_>,
-        out: BorrowedFd<'_>,
-    ) -> (&'static str, io::Error) {
+    fn become_script(&self, words: &[CString], null: BorrowedFd<'_>, out: BorrowedFd<'_>) -> (&'static str, io::Error) {
         let set_up = || -> Result<(), (&'static str, io::Error)> {
             process::new_session().map_err(|e| ("make a session", e))?;
             for (from, number) in [(null, 0), (out, 1), (out, 2)] {
@@ -218,7 +213,8 @@ fn words(line: &str, folder: &Path, env: &BTreeMap<String, String>) -> io::Resul
     let split = || {
         let mut words = words.iter();
         let first = file_of(words.next()?, folder, home)?;
-        let rest = words.map(|word| word.strip_prefix("~/").map_or_else(|| word.clone(), |rest| format!("{home}/{rest}")));
+        let rest =
+            words.map(|word| word.strip_prefix("~/").map_or_else(|| word.clone(), |rest| format!("{home}/{rest}")));
         Some(std::iter::once(first).chain(rest).collect())
     };
     let shell = if Path::new("/bin/bash").exists() { "/bin/bash" } else { "/bin/sh" };

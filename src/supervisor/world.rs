@@ -225,12 +225,6 @@ impl World {
         self.tell(Event::Shutdown { grace: None });
     }
 
-    /// The only child of that process.
-    pub fn run(&self, name: &str) -> Option<Run> {
-        let id = self.id(name);
-        self.kids.keys().copied().find(|run| run.job == Job::Process(id))
-    }
-
     /// Something from outside.
     pub fn tell(&mut self, event: Event) {
         match &event {

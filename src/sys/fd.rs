@@ -21,13 +21,6 @@ pub fn is_writable(fd: &impl AsFd, within: Duration) -> bool {
     matches!(poll(&mut fds, timeout), Ok(1)) && fds[0].revents().is_some_and(|r| r.contains(PollFlags::POLLOUT))
 }
 
-/// Whether there is something to read, or the end, waiting up to `within` for it. poll(2).
-pub fn is_readable(fd: &impl AsFd, within: Duration) -> bool {
-    let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
-    let timeout = PollTimeout::try_from(within).unwrap_or(PollTimeout::ZERO);
-    matches!(poll(&mut fds, timeout), Ok(1))
-}
-
 /// Makes a pipe hold more. fcntl(2), F_SETPIPE_SZ.
 pub fn grow_pipe(pipe: &impl AsFd, bytes: usize) -> io::Result<()> {
     let bytes = i32::try_from(bytes).map_err(io::Error::other)?;

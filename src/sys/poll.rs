@@ -13,11 +13,6 @@ pub fn readable(fds: &[BorrowedFd<'_>], at_most: Option<Duration>) -> io::Result
     wait_for(fds, PollFlags::POLLIN, at_most)
 }
 
-/// The same for writing, which is also how the end of a connect(2) shows.
-pub fn writable(fd: BorrowedFd<'_>, at_most: Option<Duration>) -> io::Result<bool> {
-    Ok(wait_for(&[fd], PollFlags::POLLOUT, at_most)?.contains(&true))
-}
-
 fn wait_for(fds: &[BorrowedFd<'_>], what: PollFlags, at_most: Option<Duration>) -> io::Result<Vec<bool>> {
     let mut polled: Vec<PollFd<'_>> = fds.iter().map(|fd| PollFd::new(*fd, what)).collect();
     // Round up: a rest of half a millisecond must not become a busy loop.

@@ -138,20 +138,6 @@ pub fn reap_one() -> Option<(Pid, Ended)> {
     }
 }
 
-/// How one child has ended, if it has. waitpid(2).
-pub fn has_ended(pid: Pid) -> io::Result<Option<Ended>> {
-    let mut status = 0;
-    // SAFETY: `status` is a valid place for the kernel to write an int to.
-    let reaped = Errno::result(unsafe { libc::waitpid(pid.as_raw(), &mut status, libc::WNOHANG | libc::__WALL) })?;
-    Ok(match reaped {
-        0 => None,
-        _ if libc::WIFSIGNALED(status) => {
-            Some(Ended::Signal { signal: libc::WTERMSIG(status), core: libc::WCOREDUMP(status) })
-        }
-        _ => Some(Ended::Code(libc::WEXITSTATUS(status) as u8)),
-    })
-}
-
 /// Whether a child has ended; it is not reaped, so its pid and group stay its own. waitid(2).
 pub fn is_over(pid: Pid) -> io::Result<bool> {
     // SAFETY: all zeroes is a valid siginfo_t.

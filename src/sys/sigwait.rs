@@ -58,11 +58,12 @@ impl SignalFd {
         let size = size_of::<libc::signalfd_siginfo>();
         // SAFETY: `info` is a valid place for `size` bytes.
         let got = unsafe { libc::read(self.0.as_raw_fd(), (&raw mut info).cast(), size) };
-        (got == size as isize).then(|| Arrived {
-            signal: info.ssi_signo as i32,
-            sender: if info.ssi_code <= 0 { info.ssi_pid as i32 } else { 0 },
-            by_kernel: info.ssi_code > 0,
-        })
+        if got != size as isize {
+            return None;
+        }
+        let by_kernel = info.ssi_code > 0;
+        let sender = if by_kernel { 0 } else { info.ssi_pid as i32 };
+        Some(Arrived { signal: info.ssi_signo as i32, sender, by_kernel })
     }
 }
 

@@ -431,7 +431,7 @@ impl Home {
     }
 
     /// Everything belongs to and hob runs as an ordinary user.
-    pub fn as_nobody(self) -> Home {
+    pub fn run_as_nobody(self) -> Home {
         let all = sh(&format!("chown -R {NOBODY}:{NOBODY} {}", self.marker()));
         assert_eq!(all.code, 0, "{}", all.both());
         self.under(&["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--"])
