@@ -39,24 +39,28 @@ pub fn main(pidfile: &Path, argv: &[OsString]) -> i32 {
         say("cannot start nothing: usage: pidproxy PIDFILE COMMAND [ARGS...]");
         return 2;
     };
-    run(&Options { pidfile, within: WITHIN }, || command::exec(&words, &command::environment()))
+    run(&Options { pidfile, within: WITHIN }, || command::exec(&words, &command::environment())).status()
 }
 
-/// The role the daemon forks for a process with `pidfile:`.
+/// The role the daemon forks for a process with `pidfile:`. A server that was killed is told by dying in the same way.
 pub fn role(pidfile: &Path, command: &mut dyn FnMut() -> i32) -> i32 {
-    run(&Options { pidfile, within: WITHIN }, command)
+    let end = run(&Options { pidfile, within: WITHIN }, command);
+    if let Ended::Signal { signal, .. } = end {
+        sigwait::die_of(signal);
+    }
+    end.status()
 }
 
 /// The same with a command that is started by `command`, in a child of its own that leads a process group.
 ///
 /// Must be called in a process that is there for this alone: it reaps every child, blocks every signal, and once it
 /// has forked it closes every descriptor but the standard ones, which are the command's.
-pub fn run(options: &Options<'_>, command: impl FnOnce() -> i32) -> i32 {
+pub fn run(options: &Options<'_>, command: impl FnOnce() -> i32) -> Ended {
     match Proxy::start(options, command) {
         Ok(proxy) => proxy.until_the_end(),
         Err(e) => {
             say(&format!("cannot start the command: {e}"));
-            111
+            Ended::Code(111)
         }
     }
 }
@@ -87,7 +91,7 @@ enum Phase {
     /// Server and command have ended, something of theirs is still there: a successor may show up until then.
     Leaving {
         until: Duration,
-        status: i32,
+        end: Ended,
     },
 }
 
@@ -102,7 +106,7 @@ enum Next {
     Wait(Option<Duration>),
     /// Look again at once: the phase is another one.
     Again,
-    End(i32),
+    End(Ended),
 }
 
 impl<'a> Proxy<'a> {
@@ -133,14 +137,14 @@ impl<'a> Proxy<'a> {
         })
     }
 
-    fn until_the_end(mut self) -> i32 {
+    fn until_the_end(mut self) -> Ended {
         loop {
             self.reap();
             let wait = match self.decide() {
                 Next::Again => continue,
-                Next::End(status) => {
+                Next::End(end) => {
                     family::end_all(GRACE);
-                    return status;
+                    return end;
                 }
                 Next::Wait(at_most) => at_most,
             };
@@ -150,7 +154,7 @@ impl<'a> Proxy<'a> {
             }
             if let Err(e) = poll::readable(&fds, wait) {
                 say(&format!("cannot wait for signals: {e}"));
-                return 111;
+                return Ended::Code(111);
             }
             while let Some(arrived) = self.signals.take() {
                 self.relay(arrived);
@@ -181,16 +185,16 @@ impl<'a> Proxy<'a> {
             Phase::Starting { .. } => self.still_starting(now),
             Phase::Kept => match (self.find(), self.command_end) {
                 (Ok(server), _) => self.follow(server),
-                (Err(_), _) if !family::has_children() => Next::End(self.last_status()),
+                (Err(_), _) if !family::has_children() => Next::End(self.last_end()),
                 (Err(_), Some(_)) if self.reaped.back().is_some_and(|(pid, _)| *pid == self.command.as_raw()) => {
-                    self.phase = Phase::Leaving { until: now + SUCCESSOR, status: self.last_status() };
+                    self.phase = Phase::Leaving { until: now + SUCCESSOR, end: self.last_end() };
                     Next::Again
                 }
                 (Err(_), _) => Next::Wait(None),
             },
-            Phase::Leaving { until, status } => match (self.find(), *until, *status) {
+            Phase::Leaving { until, end } => match (self.find(), *until, *end) {
                 (Ok(server), _, _) => self.follow(server),
-                (Err(_), until, status) if now >= until || !family::has_children() => Next::End(status),
+                (Err(_), until, end) if now >= until || !family::has_children() => Next::End(end),
                 (Err(_), until, _) => Next::Wait(Some((until - now).min(Duration::from_millis(50)))),
             },
         }
@@ -205,14 +209,14 @@ impl<'a> Proxy<'a> {
         match self.command_end {
             Some(end) if end.status() != 0 => {
                 say(&format!("the command {} before {file} named a server", told(end)));
-                return Next::End(end.status());
+                return Next::End(end);
             }
             Some(_) if !family::has_children() => {
                 return match trouble.pid().and_then(|pid| self.end_of(pid)) {
-                    Some(end) => Next::End(end.status()),
+                    Some(end) => Next::End(end),
                     None => {
                         say(&format!("the command ended and left no server behind: {file} {trouble}"));
-                        Next::End(1)
+                        Next::End(Ended::Code(1))
                     }
                 };
             }
@@ -224,7 +228,7 @@ impl<'a> Proxy<'a> {
                 "cannot find the server within {:?}: {file} {trouble}; does the server write its pid there?",
                 self.within
             ));
-            return Next::End(1);
+            return Next::End(Ended::Code(1));
         }
         let text = trouble.to_string();
         // A file that was left over is replaced in a moment, usually; say it only when that takes its time.
@@ -251,7 +255,7 @@ impl<'a> Proxy<'a> {
             return self.follow(next);
         }
         self.phase = match (end, self.command_end) {
-            (Some(end), Some(_)) => Phase::Leaving { until: now + SUCCESSOR, status: end.status() },
+            (Some(end), Some(_)) => Phase::Leaving { until: now + SUCCESSOR, end },
             // Somebody else reaped it, or the command is still there: it is not over yet.
             _ => Phase::Kept,
         };
@@ -322,8 +326,8 @@ impl<'a> Proxy<'a> {
         self.reaped.iter().rev().find(|(p, _)| *p == pid).map(|(_, end)| *end)
     }
 
-    fn last_status(&self) -> i32 {
-        self.reaped.back().map_or(0, |(_, end)| end.status())
+    fn last_end(&self) -> Ended {
+        self.reaped.back().map_or(Ended::Code(0), |(_, end)| *end)
     }
 }
 

@@ -33,7 +33,8 @@ impl Bench {
             place_fd(file.as_fd(), 2).expect("dup2");
             drop(file);
             std::env::set_current_dir(dir).expect("it is there");
-            run(&Options { pidfile: &pidfile, within }, || command::exec(&words, &command::environment()))
+            let options = Options { pidfile: &pidfile, within };
+            run(&options, || command::exec(&words, &command::environment())).status()
         })
         .expect("fork")
     }
@@ -94,6 +95,19 @@ fn a_daemon_that_is_killed_gives_128_and_the_signal() {
     let bench = Bench::new();
     let proxy = bench.start(LONG, &daemon("sleep 0.1; kill -SEGV $BASHPID"));
     assert_eq!(bench.end(proxy), 128 + libc::SIGSEGV);
+}
+
+#[test]
+fn as_a_role_of_the_daemon_it_dies_of_what_the_server_died_of() {
+    let bench = Bench::new();
+    let (pidfile, script) = (bench.path("pid"), daemon("sleep 0.1; kill -KILL $BASHPID"));
+    let words = ["/bin/bash", "-c", &script].map(|w| std::ffi::CString::new(w).expect("no NUL"));
+    let proxy = process::fork(|| {
+        std::env::set_current_dir(bench.dir.path()).expect("it is there");
+        role(&pidfile, &mut || command::exec(&words, &command::environment()))
+    });
+    let end = process::wait_for(proxy.expect("fork")).expect("our child");
+    assert_eq!(end, Ended::Signal { signal: libc::SIGKILL, core: false });
 }
 
 #[test]

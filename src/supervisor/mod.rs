@@ -12,14 +12,18 @@
 //! then sleep until `next_deadline`.
 
 pub mod event;
+mod life;
 mod order;
 mod probe;
 mod process;
 mod replan;
 mod restart;
 mod snapshot;
+mod state;
 mod words;
 
+#[cfg(test)]
+mod random_tests;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
@@ -35,9 +39,10 @@ use self::order::Order;
 use self::restart::{Chance, Rate};
 use crate::plan::{ExitWhen, Name, Plan};
 
-#[allow(unused_imports)] // The parts of a state are for whoever looks into one.
-pub use self::process::{Awaits, Goal, Process, Retry, State, Step, Then};
+pub use self::process::Process;
 pub use self::snapshot::Snapshot;
+#[allow(unused_imports)] // The parts of a state are for whoever looks into one.
+pub use self::state::{Awaits, Goal, Retry, State, Step, Then};
 
 pub struct Supervisor {
     table: Table,

@@ -158,10 +158,8 @@ mod tests {
         for retries in 0..5 {
             let policy = Restart { startretries: Some(retries), ..policy() };
             let mut record = Record::default();
-            let mut tries = 1;
-            while after_death(&policy, &mut record, &Exit::Code(1), Duration::ZERO, true) != Verdict::GiveUp {
-                tries += 1;
-            }
+            let mut die = || after_death(&policy, &mut record, &Exit::Code(1), Duration::ZERO, true);
+            let tries = 1 + (0..100).take_while(|_| die() != Verdict::GiveUp).count() as u32;
             assert_eq!(tries, retries + 1);
         }
     }

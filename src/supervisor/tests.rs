@@ -1,5 +1,5 @@
 //! What the supervisor promises, told as transcripts of small worlds. The rules that no world may break are in `world`,
-//! and `random` looks for one that does.
+//! and `random_tests` looks for one that does.
 
 use std::time::Duration;
 
@@ -7,8 +7,6 @@ use super::event::{Action, Event, Exit, Phase, Time};
 use super::world::*;
 use super::{Finish, Snapshot, Supervisor};
 use crate::plan::{Autorestart, ExitWhen, Name, Plan, Spec};
-
-mod random;
 
 #[track_caller]
 fn tells(world: &mut World, expected: &str) {

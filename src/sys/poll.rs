@@ -10,14 +10,10 @@ use nix::poll::{PollFd, PollFlags, PollTimeout};
 /// Waits until one of `fds` can be read or has ended, at most `at_most` (or for ever); tells which. An interruption
 /// counts as a time-out. poll(2).
 pub fn readable(fds: &[BorrowedFd<'_>], at_most: Option<Duration>) -> io::Result<Vec<bool>> {
-    wait_for(fds, PollFlags::POLLIN, at_most)
-}
-
-fn wait_for(fds: &[BorrowedFd<'_>], what: PollFlags, at_most: Option<Duration>) -> io::Result<Vec<bool>> {
-    let mut polled: Vec<PollFd<'_>> = fds.iter().map(|fd| PollFd::new(*fd, what)).collect();
+    let mut polled: Vec<PollFd<'_>> = fds.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
     // Round up: a rest of half a millisecond must not become a busy loop.
     let timeout = at_most.map_or(PollTimeout::NONE, |d| {
-        PollTimeout::try_from(d + Duration::from_micros(999)).unwrap_or(PollTimeout::MAX)
+        PollTimeout::try_from(d.saturating_add(Duration::from_micros(999))).unwrap_or(PollTimeout::MAX)
     });
     match nix::poll::poll(&mut polled, timeout) {
         Ok(_) => Ok(polled.iter().map(|p| p.any().unwrap_or(true)).collect()),

@@ -101,3 +101,12 @@ pub fn die_with_parent() {
     // SAFETY: takes plain numbers.
     unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) };
 }
+
+/// Dies of a signal, without a core dump of its own; comes back if that signal does not kill. raise(3).
+pub fn die_of(signal: i32) {
+    let _ = nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_CORE, 0, 0);
+    super::process::default_signals();
+    super::process::unblock_signals();
+    // SAFETY: takes a plain number.
+    unsafe { libc::raise(signal) };
+}
