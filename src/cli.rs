@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
@@ -107,9 +108,12 @@ enum Command {
         /// Go on with what is written from now on
         #[arg(short, long)]
         follow: bool,
-        /// Lines of each file to begin with
-        #[arg(short = 'n', long, default_value_t = 20, value_name = "N")]
-        lines: usize,
+        /// Lines of each file to begin with [default: 20, or all with --since]
+        #[arg(short = 'n', long, value_name = "N")]
+        lines: Option<usize>,
+        /// Nothing older than `10m`, `2h`, `2026-01-31 12:00` or `2026-01-31T12:00:00Z`, as far as can be told
+        #[arg(long, value_name = "TIME", value_parser = since)]
+        since: Option<Duration>,
     },
     /// Run a command, or a login shell, inside an instance
     Run {
@@ -165,9 +169,12 @@ enum Command {
     },
     /// Print a completion script
     Completions { shell: clap_complete::Shell },
-    /// Print the manual page of hob(1)
+    /// Print a manual page, for man(1): hob man | man -l -
     #[command(hide = true)]
-    Man,
+    Man {
+        #[arg(default_value = "hob", value_parser = ["hob", "dotcloud.yml", "hob.toml", "hob-api"])]
+        page: String,
+    },
 }
 
 #[derive(Args)]
@@ -257,7 +264,10 @@ fn run(cli: Cli) -> Result<i32, Failed> {
             };
             client::act(&daemon_at(&places)?, &act)
         }
-        Command::Logs { names, follow, lines } => logs(&places, &names, follow, lines),
+        Command::Logs { names, follow, lines, since } => {
+            let lines = lines.unwrap_or(if since.is_some() { usize::MAX } else { 20 });
+            logs(&places, &names, tail::Wanted { names: Vec::new(), lines, follow, since })
+        }
         Command::Run { instance, command } => run_inside(&places, instance, &command),
         Command::Events { follow } => client::events(&daemon_at(&places)?, follow),
         Command::Info { service, json } => client::info(&daemon_at(&places)?, service.as_deref(), json.json),
@@ -272,7 +282,15 @@ fn run(cli: Cli) -> Result<i32, Failed> {
             clap_complete::generate(shell, &mut Cli::command(), "hob", &mut text);
             Ok(client::print(&String::from_utf8_lossy(&text)).map(|()| 0)?)
         }
-        Command::Man => Ok(client::print(&man_page()).map(|()| 0)?),
+        Command::Man { page } => {
+            let text = match page.as_str() {
+                "dotcloud.yml" => include_str!("../man/dotcloud.yml.5").to_owned(),
+                "hob.toml" => include_str!("../man/hob.toml.5").to_owned(),
+                "hob-api" => include_str!("../man/hob-api.7").to_owned(),
+                _ => man_page(),
+            };
+            Ok(client::print(&text).map(|()| 0)?)
+        }
     }
 }
 
@@ -381,8 +399,9 @@ fn run_probe(asked: &Probe) -> (i32, String) {
 fn serve_logs(socket: OwnedFd, query: LogQuery, folder: &Path) {
     let wanted = tail::Wanted {
         names: query.files.iter().filter_map(|file| tail::name_of(folder, &file.path)).collect(),
-        lines: query.lines.unwrap_or(20),
+        lines: query.lines.unwrap_or(if query.since.is_some() { usize::MAX } else { 20 }),
         follow: query.follow,
+        since: query.since,
     };
     let _ = crate::control::serve_logs(socket, &query, |_, show| tail::tail(folder, &wanted, show));
 }
@@ -400,15 +419,30 @@ fn up(dir: &Path, places: &Places) -> Result<i32, Failed> {
     serve(built, places.clone(), settings, true)
 }
 
-fn logs(places: &Places, names: &[String], follow: bool, lines: usize) -> Result<i32, Failed> {
+fn logs(places: &Places, names: &[String], wanted: tail::Wanted) -> Result<i32, Failed> {
     let settings = settings(places)?;
     let daemon = Daemon::at(&settings.socket);
     let folder = client::log_dir(&daemon, &settings.log_dir);
     let names = client::log_names(&daemon, names, &folder)?;
-    let wanted = tail::Wanted { names, lines, follow };
+    let wanted = tail::Wanted { names, ..wanted };
     tail::tail(&folder, &wanted, &mut client::log_line)
         .map(|()| 0)
         .map_err(|why| Failed { message: format!("cannot read the logs in {}: {why}", folder.display()), status: 1 })
+}
+
+/// A moment as Unix time: so long ago, or a date with or without a zone.
+fn since(text: &str) -> Result<Duration, String> {
+    let at = if let Ok(ago) = text.parse::<jiff::SignedDuration>() {
+        jiff::Timestamp::now().checked_sub(ago).ok()
+    } else if let Ok(at) = text.parse::<jiff::Timestamp>() {
+        Some(at)
+    } else {
+        let local = text.parse::<jiff::civil::DateTime>().ok();
+        local.and_then(|at| at.to_zoned(jiff::tz::TimeZone::system()).ok()).map(|at| at.timestamp())
+    };
+    let seconds = at.map(|at| at.duration_since(jiff::Timestamp::UNIX_EPOCH));
+    let length = seconds.and_then(|length| Duration::try_from(length).ok());
+    length.ok_or_else(|| "neither a length such as 10m nor a time such as 2026-01-31T12:00:00Z".into())
 }
 
 fn run_inside(places: &Places, instance: Option<String>, command: &[OsString]) -> Result<i32, Failed> {
@@ -454,6 +488,16 @@ fn check(places: &Places, mut files: Vec<PathBuf>) -> Result<i32, Failed> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn since_takes_lengths_and_times() {
+        let now = sys::clock::wall();
+        let ago = |text: &str| now.saturating_sub(since(text).expect("a time")).as_secs();
+        assert!((599..=600).contains(&ago("10m")) && (7199..=7200).contains(&ago("2h")));
+        assert_eq!(since("1970-01-02T00:00:00Z"), Ok(Duration::from_secs(86400)));
+        assert!(since("2026-01-31 12:00").is_ok() && since("2026-01-31").is_ok());
+        assert!(since("soon").is_err() && since("").is_err() && since("1960-01-01T00:00:00Z").is_err());
+    }
 
     #[test]
     fn the_command_table_is_consistent() {

@@ -7,6 +7,7 @@ mod why;
 use std::io;
 use std::path::Path;
 
+use serde::Serialize;
 use serde_json::json;
 
 pub use self::show::print;
@@ -19,32 +20,31 @@ type Answer = Result<i32, Failed>;
 
 /// The table of processes; 3 if one that was named is not running.
 pub fn status(daemon: &Daemon, names: &[String], as_json: bool) -> Answer {
-    let processes: Vec<Process> = daemon.get(&format!("/v1/processes{}", query("name", names)))?;
+    let (processes, same_namespace): (Vec<Process>, bool) =
+        daemon.get_with_namespace(&format!("/v1/processes{}", query("name", names)))?;
+    let usages = if same_namespace { usages(&processes) } else { processes.iter().map(|_| None).collect() };
     if as_json {
-        let list: Vec<_> = processes.iter().map(with_usage).collect();
-        print(&format!("{:#}\n", json!(list)))?;
+        let with_usage = |(process, usage): (_, &Option<Usage>)| WithUsage {
+            process,
+            cpu_percent: usage.as_ref().map(|u| (u.cpu * 10.0).round() / 10.0),
+            memory_bytes: usage.as_ref().map(|u| u.memory),
+        };
+        let list: Vec<WithUsage<'_>> = processes.iter().zip(&usages).map(with_usage).collect();
+        print(&format!("{}\n", serde_json::to_string_pretty(&list).unwrap_or_default()))?;
     } else if processes.is_empty() {
         print(&format!("no processes ({})\n", daemon.get::<Info>("/v1/info")?.state))?;
     } else {
-        print(&show::table(&status_rows(&processes)))?;
+        print(&show::table(&status_rows(&processes, &usages)))?;
     }
     let all_run = processes.iter().all(|p| p.state == "RUNNING");
     Ok(if names.is_empty() || all_run { 0 } else { 3 })
 }
 
-fn status_rows(processes: &[Process]) -> Vec<Vec<String>> {
+fn status_rows(processes: &[Process], usages: &[Option<Usage>]) -> Vec<Vec<String>> {
     let header = ["NAME", "STATE", "PID", "UPTIME", "RESTARTS", "CPU", "MEM", "LAST EXIT"];
     let mut rows = vec![header.map(str::to_owned).to_vec()];
-    for p in processes {
-        let usage = p.pid.and_then(usage);
-        let dash = || "-".to_owned();
-        let last = match (p.state.as_str(), &p.last_exit) {
-            // What keeps it from running says more than how it once ended.
-            ("FATAL" | "BACKOFF", _) => p.why.clone(),
-            (_, Some(exit)) => exit.text.clone(),
-            ("STOPPED", None) if !p.waits_for.is_empty() => p.why.clone(),
-            (_, None) => dash(),
-        };
+    let dash = || "-".to_owned();
+    for (p, usage) in processes.iter().zip(usages) {
         rows.push(vec![
             p.name.clone(),
             show::state(&p.state),
@@ -53,10 +53,27 @@ fn status_rows(processes: &[Process]) -> Vec<Vec<String>> {
             p.restarts.to_string(),
             usage.as_ref().map_or_else(dash, |u| format!("{:.1}%", u.cpu)),
             usage.as_ref().map_or_else(dash, |u| show::size(u.memory)),
-            last,
+            last_column(p),
         ]);
     }
     rows
+}
+
+/// How it ended last; but what keeps it from running, or from running well, says more than that.
+fn last_column(p: &Process) -> String {
+    let mut text = match (p.state.as_str(), &p.last_exit) {
+        ("FATAL" | "BACKOFF", _) => p.why.clone(),
+        ("STOPPED", _) if !p.waits_for.is_empty() => format!("waits for {}", p.waits_for.join(", ")),
+        ("STOPPING", _) if !p.survivors.is_empty() => format!("cannot be stopped: {}", p.survivors.join(", ")),
+        ("RUNNING", None) if !p.ready => "not ready".to_owned(),
+        ("RUNNING", Some(exit)) if !p.ready => format!("not ready; {}", exit.text),
+        (_, Some(exit)) => exit.text.clone(),
+        (_, None) => "-".to_owned(),
+    };
+    for trouble in &p.troubles {
+        text = if text == "-" { trouble.clone() } else { format!("{text}; {trouble}") };
+    }
+    text
 }
 
 struct Usage {
@@ -66,20 +83,24 @@ struct Usage {
     memory: u64,
 }
 
-/// `None` where the pid is not one of ours to see: a daemon in another pid namespace.
-fn usage(pid: i32) -> Option<Usage> {
-    let stat = proc::stat(pid)?;
-    let (tick, page) = proc::units();
-    let age = crate::sys::clock::since_boot().as_secs_f64() - stat.started as f64 / tick;
-    Some(Usage { cpu: stat.ticks as f64 / tick / age.max(0.01) * 100.0, memory: stat.resident * page })
+#[derive(Serialize)]
+struct WithUsage<'a> {
+    #[serde(flatten)]
+    process: &'a Process,
+    cpu_percent: Option<f64>,
+    memory_bytes: Option<u64>,
 }
 
-fn with_usage(process: &Process) -> serde_json::Value {
-    let mut value = json!(process);
-    let usage = process.pid.and_then(usage);
-    value["cpu_percent"] = json!(usage.as_ref().map(|u| (u.cpu * 10.0).round() / 10.0));
-    value["memory_bytes"] = json!(usage.map(|u| u.memory));
-    value
+/// Of each process that runs, as /proc tells it.
+fn usages(processes: &[Process]) -> Vec<Option<Usage>> {
+    let (tick, page) = proc::units();
+    let now = crate::sys::clock::since_boot().as_secs_f64();
+    let usage = |p: &Process| {
+        let stat = proc::stat(p.pid?)?;
+        let age = now - stat.started as f64 / tick;
+        Some(Usage { cpu: stat.ticks as f64 / tick / age.max(0.01) * 100.0, memory: stat.resident * page })
+    };
+    processes.iter().map(usage).collect()
 }
 
 /// What `start`, `stop`, `restart` and `signal` are asked.
@@ -259,13 +280,15 @@ pub fn reload(daemon: &Daemon) -> Answer {
 
 /// Waits until the daemon is gone.
 pub fn shutdown(daemon: &Daemon, wait: bool) -> Answer {
-    let before: Info = daemon.get("/v1/info")?;
+    let (before, same_namespace): (Info, bool) = daemon.get_with_namespace("/v1/info")?;
     if !wait {
         return send_shutdown(daemon);
     }
     // Its answer comes when everything has stopped; then it only has to write the last log lines and leave.
     let status = send_shutdown(daemon)?;
-    proc::wait_until_gone(before.pid, std::time::Duration::from_secs(10));
+    if same_namespace {
+        proc::wait_until_gone(before.pid, std::time::Duration::from_secs(10));
+    }
     Ok(status)
 }
 
@@ -317,5 +340,82 @@ pub fn log_line(name: &str, line: &[u8]) -> io::Result<()> {
     match show::has_colour() {
         true => print(&format!("\x1b[36m[{name}]\x1b[0m {line}\n")),
         false => print(&format!("[{name}] {line}\n")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::LastExit;
+
+    fn process(name: &str, state: &str) -> Process {
+        Process {
+            name: name.into(),
+            group: "www".into(),
+            process: name.into(),
+            state: state.into(),
+            statecode: 0,
+            pid: None,
+            since: 0.0,
+            uptime: None,
+            restarts: 0,
+            ready: false,
+            last_exit: None,
+            next_try: None,
+            why: "exited with code 1 after 0.3s, next try in 2.0s (try 2 of 4)".into(),
+            waits_for: Vec::new(),
+            survivors: Vec::new(),
+            logfile: "/l".into(),
+            stderr_logfile: None,
+            command: "x".into(),
+            troubles: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn the_table_tells_of_each_process_what_matters_in_its_state() {
+        let killed = LastExit {
+            text: "killed by SIGKILL (9), out of memory".into(),
+            code: None,
+            signal: Some(9),
+            oom: true,
+            stage: None,
+            errno: None,
+            at: 0.0,
+        };
+        let processes = [
+            Process { pid: Some(4711), uptime: Some(12.0), ready: true, ..process("www:web", "RUNNING") },
+            Process {
+                pid: Some(12),
+                uptime: Some(3.0),
+                restarts: 3,
+                last_exit: Some(killed),
+                ..process("db", "RUNNING")
+            },
+            process("www:queue", "BACKOFF"),
+            Process { waits_for: vec!["db".into()], ..process("www:late", "STOPPED") },
+            Process { survivors: vec!["99 (helper)".into()], ..process("www:bad", "STOPPING") },
+            Process { troubles: vec!["cannot write /l: disk full".into()], ..process("www:off", "STOPPED") },
+        ];
+        let mut usages: Vec<Option<Usage>> = processes.iter().map(|_| None).collect();
+        usages[0] = Some(Usage { cpu: 0.31, memory: 12_700_000 });
+        assert_eq!(
+            show::table(&status_rows(&processes, &usages)),
+            "\
+NAME       STATE     PID   UPTIME   RESTARTS  CPU   MEM    LAST EXIT
+www:web    RUNNING   4711  0:00:12  0         0.3%  12.1M  -
+db         RUNNING   12    0:00:03  3         -     -      not ready; killed by SIGKILL (9), out of memory
+www:queue  BACKOFF   -     -        0         -     -      exited with code 1 after 0.3s, next try in 2.0s (try 2 of 4)
+www:late   STOPPED   -     -        0         -     -      waits for db
+www:bad    STOPPING  -     -        0         -     -      cannot be stopped: 99 (helper)
+www:off    STOPPED   -     -        0         -     -      cannot write /l: disk full
+"
+        );
+    }
+
+    #[test]
+    fn a_query_repeats_its_key_and_escapes_its_values() {
+        assert_eq!(query("name", &[]), "");
+        assert_eq!(query("name", &["www:*".into(), "a&b".into()]), "?name=www%3A%2A&name=a%26b");
     }
 }

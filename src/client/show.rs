@@ -1,6 +1,7 @@
 //! How answers look: columns, lengths, sizes, colour on a terminal.
 
 use std::io::{self, IsTerminal, Write};
+use std::sync::OnceLock;
 
 /// Lines on stdout. A reader that has left (`| head`) is no error.
 pub fn print(text: &str) -> io::Result<()> {
@@ -41,8 +42,11 @@ fn visible_width(cell: &str) -> usize {
         .count()
 }
 
+/// Asked once: a table of 1,000 rows would ask the kernel 1,000 times.
 pub fn has_colour() -> bool {
-    io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
+    static ANSWER: OnceLock<bool> = OnceLock::new();
+    *ANSWER
+        .get_or_init(|| io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()))
 }
 
 pub fn state(state: &str) -> String {

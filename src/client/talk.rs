@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 
+use crate::sys::socket_unix;
 use crate::wire::Failure;
 
 pub struct Daemon {
@@ -41,11 +42,16 @@ impl Daemon {
         self.ask("GET", path, b"")
     }
 
+    /// As `get`; also whether the daemon's pids mean the same to us, which they do not across a container's wall.
+    pub fn get_with_namespace<T: DeserializeOwned>(&self, path: &str) -> Result<(T, bool), Failed> {
+        let mut body = self.open("GET", path, b"")?;
+        let seen = socket_unix::peer(body.reader.get_ref()).map_or(0, |peer| peer.pid);
+        let same = body.own_pid.is_none_or(|pid| pid == seen);
+        Ok((read_json(&mut body)?, same))
+    }
+
     pub fn ask<T: DeserializeOwned>(&self, method: &str, path: &str, body: &[u8]) -> Result<T, Failed> {
-        let mut text = Vec::new();
-        self.open(method, path, body)?.read_to_end(&mut text)?;
-        serde_json::from_slice(&text)
-            .map_err(|why| Failed { message: format!("cannot read hob's answer: {why}"), status: 111 })
+        read_json(&mut self.open(method, path, body)?)
     }
 
     /// Calls `line` with each line of a stream until it ends or `line` fails.
@@ -76,11 +82,14 @@ impl Daemon {
             "{method} {path} HTTP/1.1\r\nHost: hob\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
             body.len()
         );
-        stream.write_all(head.as_bytes())?;
-        stream.write_all(body)?;
-        let mut reader = BufReader::new(stream);
-        let (status, framing) = read_head(&mut reader)?;
-        let mut answer = Body { reader, framing };
+        match stream.write_all(&[head.as_bytes(), body].concat()) {
+            // One that turns us away has answered and closed before it has read all of this.
+            Err(why) if why.kind() != io::ErrorKind::BrokenPipe => return Err(why.into()),
+            _ => {}
+        }
+        let mut reader = BufReader::with_capacity(64 << 10, stream);
+        let Head { status, framing, own_pid } = read_head(&mut reader)?;
+        let mut answer = Body { reader, framing, own_pid };
         if status < 400 {
             return Ok(answer);
         }
@@ -103,9 +112,24 @@ fn exit_status(http: u16) -> i32 {
     }
 }
 
+fn read_json<T: DeserializeOwned>(body: &mut Body) -> Result<T, Failed> {
+    let mut text = Vec::new();
+    body.read_to_end(&mut text)?;
+    serde_json::from_slice(&text)
+        .map_err(|why| Failed { message: format!("cannot read hob's answer: {why}"), status: 111 })
+}
+
+struct Head {
+    status: u16,
+    framing: Framing,
+    /// The daemon's pid as it sees it itself.
+    own_pid: Option<i32>,
+}
+
 struct Body {
     reader: BufReader<UnixStream>,
     framing: Framing,
+    own_pid: Option<i32>,
 }
 
 enum Framing {
@@ -115,7 +139,7 @@ enum Framing {
     Done,
 }
 
-fn read_head(reader: &mut impl BufRead) -> Result<(u16, Framing), Failed> {
+fn read_head(reader: &mut impl BufRead) -> Result<Head, Failed> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         if head.len() > HEAD_MAX || reader.by_ref().take(1024).read_until(b'\n', &mut head)? == 0 {
@@ -134,7 +158,8 @@ fn read_head(reader: &mut impl BufRead) -> Result<(u16, Framing), Failed> {
         (_, Some(length)) => Framing::Length(length),
         (_, None) => Framing::Length(u64::MAX),
     };
-    Ok((response.code.unwrap_or(500), framing))
+    let own_pid = header("hob-pid").and_then(|pid| pid.parse().ok());
+    Ok(Head { status: response.code.unwrap_or(500), framing, own_pid })
 }
 
 impl Read for Body {
@@ -198,9 +223,9 @@ mod tests {
             .write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n5\r\nde\nfg\r\n0\r\n\r\nrest")
             .expect("written");
         let mut reader = BufReader::new(ours);
-        let (status, framing) = read_head(&mut reader).expect("a head");
+        let Head { status, framing, own_pid } = read_head(&mut reader).expect("a head");
         let mut text = String::new();
-        Body { reader, framing }.read_to_string(&mut text).expect("a body");
+        Body { reader, framing, own_pid }.read_to_string(&mut text).expect("a body");
         assert_eq!((status, text.as_str()), (200, "abcde\nfg"));
     }
 }

@@ -33,7 +33,7 @@ pub fn why(daemon: &Daemon, names: &[String], as_json: bool) -> Result<i32, Fail
 
 fn story(p: &Process, holders: &[String], lines: &[String]) -> String {
     let ago = show::uptime(crate::sys::clock::wall().as_secs_f64() - p.since);
-    let mut out = format!("{} is {} since {ago}: {}\n", p.name, show::state(&p.state), p.why);
+    let mut out = format!("{} has been {} for {ago}: {}\n", p.name, show::state(&p.state), p.why);
     let mut say = |what: &str, text: String| out += &format!("  {what:<10} {text}\n");
     say("command", p.command.clone());
     if let Some(pid) = p.pid {

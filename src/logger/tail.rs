@@ -6,6 +6,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, UNIX_EPOCH};
 
 use crate::sys::watch::Watch;
 
@@ -17,19 +18,27 @@ pub struct Wanted {
     /// Lines of each file to begin with.
     pub lines: usize,
     pub follow: bool,
+    /// Unix time. Leaves out lines with an older timestamp, and what is in files that were last written before.
+    pub since: Option<Duration>,
 }
 
 /// Calls `show` with the name of a log and one line, newline excluded, until `show` fails, or to the end of the files
 /// without `follow`. Blocks.
-pub fn tail(folder: &Path, wanted: &Wanted, show: &mut dyn FnMut(&str, &[u8]) -> io::Result<()>) -> io::Result<()> {
+pub fn tail(folder: &Path, wanted: &Wanted, show: &mut Show<'_>) -> io::Result<()> {
     // First the watch, then the look: what comes in between is seen twice and read once.
+    let since = wanted.since.map(stamp);
+    let show: &mut Show<'_> = &mut |name, line| match &since {
+        Some(since) if is_older(line, since) => Ok(()),
+        _ => show(name, line),
+    };
     let watch = if wanted.follow { Some(Watch::new(folder)?) } else { None };
     let mut followed = BTreeMap::new();
     for path in files(folder) {
         if let Some(name) = is_wanted(folder, &path, wanted)
             && let Ok(mut file) = Followed::open(&path)
         {
-            file.seek_last_lines(wanted.lines)?;
+            let is_recent = wanted.since.is_none_or(|since| file.written_at().is_none_or(|at| at >= since));
+            file.seek_last_lines(if is_recent { wanted.lines } else { 0 })?;
             file.read_on(&name, show)?;
             followed.insert(name, file);
         }
@@ -69,6 +78,20 @@ pub fn tail(folder: &Path, wanted: &Wanted, show: &mut dyn FnMut(&str, &[u8]) ->
     }
 }
 
+/// Takes the name of a log and one line of it.
+type Show<'a> = dyn FnMut(&str, &[u8]) -> io::Result<()> + 'a;
+
+/// A moment as the logger writes it before a line: always the same length, so that it sorts as text.
+fn stamp(at: Duration) -> String {
+    jiff::Timestamp::UNIX_EPOCH.checked_add(at).map_or(String::new(), |at| format!("{at:.3}"))
+}
+
+/// A line without a timestamp is as old as the one before, which nobody knows: it is shown.
+fn is_older(line: &[u8], since: &str) -> bool {
+    let has_stamp = line.get(10) == Some(&b'T') && line.get(23) == Some(&b'Z') && line[0].is_ascii_digit();
+    has_stamp && line.get(..since.len()).is_some_and(|stamp| stamp < since.as_bytes())
+}
+
 struct Followed {
     file: File,
     inode: u64,
@@ -87,6 +110,11 @@ impl Followed {
             return Err(io::Error::other("not a regular file"));
         }
         Ok(Followed { file, inode: meta.ino(), at: 0, open: Vec::new() })
+    }
+
+    /// Unix time.
+    fn written_at(&self) -> Option<Duration> {
+        self.file.metadata().ok()?.modified().ok()?.duration_since(UNIX_EPOCH).ok()
     }
 
     fn switch(&mut self, path: &Path) -> io::Result<()> {
@@ -131,7 +159,7 @@ impl Followed {
         Ok(())
     }
 
-    fn read_on(&mut self, name: &str, show: &mut dyn FnMut(&str, &[u8]) -> io::Result<()>) -> io::Result<()> {
+    fn read_on(&mut self, name: &str, show: &mut Show<'_>) -> io::Result<()> {
         let size = self.file.metadata()?.len();
         if size < self.at {
             // Truncated: from its beginning again.
@@ -160,7 +188,7 @@ impl Followed {
         }
     }
 
-    fn end_line(&mut self, name: &str, show: &mut dyn FnMut(&str, &[u8]) -> io::Result<()>) -> io::Result<()> {
+    fn end_line(&mut self, name: &str, show: &mut Show<'_>) -> io::Result<()> {
         if !self.open.is_empty() {
             show(name, &self.open)?;
             self.open.clear();
@@ -223,3 +251,27 @@ fn is_wanted(folder: &Path, path: &Path, wanted: &Wanted) -> Option<String> {
 const LINE_MAX: usize = 64 << 10;
 const LOOK_BACK_MAX: u64 = 16 << 20;
 const ENTRIES_MAX: usize = 10_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn since_leaves_out_lines_with_an_older_stamp_and_files_that_were_not_written_since() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let text = "1970-01-01T00:00:01.000Z a\n1970-01-01T00:00:09.500Z b\nplain\n";
+        fs::write(dir.path().join("web.log"), text).expect("written");
+        let lines = |since: Duration| {
+            let mut seen = Vec::new();
+            let wanted = Wanted { lines: 10, since: Some(since), ..Wanted::default() };
+            let shown = tail(dir.path(), &wanted, &mut |_, line| {
+                seen.push(String::from_utf8_lossy(line).into_owned());
+                Ok(())
+            });
+            shown.expect("read");
+            seen
+        };
+        assert_eq!(lines(Duration::from_secs(5)), ["1970-01-01T00:00:09.500Z b", "plain"]);
+        assert_eq!(lines(Duration::from_secs(1 << 33)), [""; 0]);
+    }
+}

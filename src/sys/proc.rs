@@ -23,7 +23,9 @@ pub struct Stat {
 
 /// `None` when there is no such process (any more) or no /proc.
 pub fn stat(pid: i32) -> Option<Stat> {
-    parse_stat(&read_small(&format!("/proc/{pid}/stat")).ok()?)
+    let mut block = [0; 4096];
+    let length = read_small(&format!("/proc/{pid}/stat"), &mut block).ok()?;
+    parse_stat(&block[..length])
 }
 
 fn parse_stat(text: &[u8]) -> Option<Stat> {
@@ -31,7 +33,10 @@ fn parse_stat(text: &[u8]) -> Option<Stat> {
     // The command may hold spaces and parentheses; the last one ends it.
     let (head, rest) = text.rsplit_once(") ")?;
     let (pid, command) = head.split_once(" (")?;
-    let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
+    let mut fields = [""; 22];
+    for (field, text) in fields.iter_mut().zip(rest.split_ascii_whitespace()) {
+        *field = text;
+    }
     let number = |n: usize| fields.get(n)?.parse::<i64>().ok();
     Some(Stat {
         pid: pid.parse().ok()?,
@@ -150,10 +155,9 @@ pub fn wait_until_gone(pid: i32, within: std::time::Duration) {
     let _ = nix::poll::poll(&mut fds, nix::poll::PollTimeout::try_from(within).unwrap_or(nix::poll::PollTimeout::ZERO));
 }
 
-fn read_small(path: &str) -> io::Result<Vec<u8>> {
-    let mut text = Vec::with_capacity(512);
-    fs::File::open(path)?.take(4096).read_to_end(&mut text)?;
-    Ok(text)
+/// A file of /proc that is short enough to come whole with the first read, which saves the one that finds its end.
+fn read_small(path: &str, block: &mut [u8; 4096]) -> io::Result<usize> {
+    fs::File::open(path)?.read(block)
 }
 
 #[cfg(test)]
