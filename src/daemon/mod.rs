@@ -10,6 +10,7 @@ pub mod launch;
 mod leftovers;
 mod logs;
 mod manager;
+mod marks;
 pub mod messages;
 mod oom;
 mod planner;
@@ -32,6 +33,7 @@ use self::children::{Children, Reaped};
 use self::launch::{Launch, Report};
 use self::logs::{FINISH_WITHIN, Logs};
 use self::manager::Manager;
+use self::marks::{Marks, Owner};
 use self::planner::Planner;
 use self::readiness::Readiness;
 use crate::control::{Control, Host, LogQuery, Ticket};
@@ -90,7 +92,7 @@ struct Daemon {
     streamers: Vec<Pid>,
     ending: Ending,
     born: Time,
-    nonce: String,
+    marks: Marks,
     null: OwnedFd,
     exe: OwnedFd,
     nofile: (u64, u64),
@@ -158,7 +160,7 @@ impl Daemon {
             streamers: Vec::new(),
             ending: Ending::NotYet,
             born,
-            nonce: format!("{seed:x}"),
+            marks: Marks::new((seed ^ seed >> 32) as u32),
             null: std::fs::OpenOptions::new().read(true).write(true).open("/dev/null").or_else(|_| no_null())?.into(),
             exe: launch::open_own_executable()?,
             nofile,
@@ -323,7 +325,7 @@ impl Daemon {
     fn spawn_process(&self, run: Run, id: ProcessId) -> io::Result<Pid> {
         let spec = self.supervisor.process(id).map(|p| p.spec()).ok_or(io::ErrorKind::NotFound)?;
         let (stdout, stderr) = self.logs.ends(id).ok_or(nix::errno::Errno::EMFILE)?;
-        let mut extra_env = vec![(leftovers::MARKER.to_owned(), leftovers::marker(&self.nonce, id, run.number))];
+        let mut extra_env = vec![(marks::VARIABLE.to_owned(), self.marks.value(id, run.number))];
         if let Some(path) = self.readiness.path(id) {
             extra_env.push(("NOTIFY_SOCKET".to_owned(), path.display().to_string()));
         }
@@ -338,6 +340,8 @@ impl Daemon {
             report: self.children.report_tx(),
             exe: self.exe.as_fd(),
             nofile: self.nofile,
+            marks: &self.marks,
+            id,
             pidproxy: self.options.roles.pidproxy,
         };
         sys::process::fork(|| launch.exec())
@@ -366,6 +370,7 @@ impl Daemon {
             }
             sys::process::close_others(&[self.children.report_tx().as_raw_fd()]);
             sys::process::close_on_exec_from(3);
+            self.marks.tag_self(Owner::Process(id));
             let _ = sys::limits::set_nofile(self.nofile.0, self.nofile.1);
             let _ = launch::become_user(spec.user.as_ref());
             if matches!(probe.ask, Ask::Exec(_)) {
@@ -472,34 +477,36 @@ impl Daemon {
         if self.sweeps.values().all(|s| s.answered) {
             return;
         }
-        let orphans = self.orphans();
-        if orphans.is_empty() {
-            for (_, sweep) in std::mem::take(&mut self.sweeps) {
-                self.feed(Event::Swept(sweep.run, Vec::new()));
-            }
-            return self.carry_out_actions();
-        }
         let traces: Vec<leftovers::Trace> = self
             .sweeps
             .keys()
             .map(|&id| leftovers::Trace { id, leader: self.leaders.get(&id).copied(), pipes: self.logs.inodes(id) })
             .collect();
-        let mut found = leftovers::attribute(&orphans, &self.nonce, &traces);
+        let mut found = leftovers::attribute(&|pid| self.is_ours(pid), &self.marks, &traces);
+        let to_kill = self.sweeps.iter().filter(|(id, sweep)| sweep.signal == libc::SIGKILL && !found.is_rid_of(**id));
+        let to_kill: Vec<ProcessId> = to_kill.map(|(&id, _)| id).collect();
+        if !to_kill.is_empty() {
+            found.kill(&to_kill, &|pid| self.is_ours(pid), &self.marks, &traces);
+        }
         let mut answers = Vec::new();
         self.sweeps.retain(|id, sweep| {
+            let is_over = found.is_rid_of(*id);
             let left = found.of.remove(id).unwrap_or_default();
             // Signalled once with each signal, and again when helpers have had children meanwhile.
-            if sweep.left == usize::MAX || sweep.signal == libc::SIGKILL || left.len() > sweep.left {
+            if sweep.signal != libc::SIGKILL && (sweep.left == usize::MAX || left.len() > sweep.left) {
                 for stat in &left {
                     leftovers::signal(stat, sweep.signal);
                     leftovers::signal(stat, libc::SIGCONT);
                 }
             }
             sweep.left = left.len();
-            sweep.answered = true;
-            let survivors = left.iter().map(|s| Survivor { pid: s.pid, command: s.command.clone() }).collect();
-            answers.push(Event::Swept(sweep.run, survivors));
-            !left.is_empty()
+            // Some came and went, and none stayed for long enough to be named: their deaths bring the next look.
+            sweep.answered = is_over || !left.is_empty();
+            if sweep.answered {
+                let survivors = left.iter().map(|s| Survivor { pid: s.pid, command: s.command.clone() }).collect();
+                answers.push(Event::Swept(sweep.run, survivors));
+            }
+            !is_over
         });
         for answer in answers {
             self.feed(answer);
@@ -507,16 +514,12 @@ impl Daemon {
         self.carry_out_actions();
     }
 
-    fn orphans(&self) -> Vec<i32> {
-        let helpers: Vec<i32> = self
-            .streamers
-            .iter()
-            .copied()
-            .chain(self.logs.logger_pid())
-            .chain(self.planner.as_ref().map(Planner::pid))
-            .map(Pid::as_raw)
-            .collect();
-        leftovers::orphans(&|pid| self.children.is_known(pid) || helpers.contains(&pid)).unwrap_or_default()
+    /// A child that is somebody: a run, or a helper of hob itself.
+    fn is_ours(&self, pid: i32) -> bool {
+        let mut helpers = self.logs.logger_pid().into_iter().chain(self.planner.as_ref().map(Planner::pid));
+        self.children.is_known(pid)
+            || self.streamers.iter().any(|s| s.as_raw() == pid)
+            || helpers.any(|helper| helper.as_raw() == pid)
     }
 
     fn plan(&mut self, again: bool) -> io::Result<()> {
@@ -527,7 +530,8 @@ impl Daemon {
         if again {
             self.manager.say(&format!("RELOADING=1\nMONOTONIC_USEC={}", sys::clock::monotonic().as_micros()));
         }
-        self.planner = Some(Planner::start(&self.options.make_plan, again, self.poll.registry(), PLANNER)?);
+        self.planner =
+            Some(Planner::start(&self.options.make_plan, again, &self.marks, self.poll.registry(), PLANNER)?);
         Ok(())
     }
 
@@ -609,20 +613,17 @@ impl Daemon {
         for streamer in &self.streamers {
             let _ = sys::process::kill(*streamer, libc::SIGKILL);
         }
-        let orphans = self.orphans();
-        let left = if orphans.is_empty() {
-            Vec::new()
-        } else {
-            let mut left = leftovers::attribute(&orphans, &self.nonce, &[]);
-            left.strays.extend(left.of.into_values().flatten());
-            left.strays
-        };
-        if signal != 0 {
-            for stat in &left {
+        let mut left = leftovers::attribute(&|pid| self.is_ours(pid), &self.marks, &[]);
+        left.strays.extend(std::mem::take(&mut left.of).into_values().flatten());
+        match signal {
+            libc::SIGKILL => left.kill_strays(&|pid| self.is_ours(pid)),
+            0 => {}
+            _ => left.strays.iter().for_each(|stat| {
                 leftovers::signal(stat, signal);
                 leftovers::signal(stat, libc::SIGCONT);
-            }
+            }),
         }
+        let left = left.strays;
         let given_up = matches!(self.ending, Ending::Strays { kill_at } if kill_at + STRAY_GRACE <= now);
         if left.is_empty() || given_up {
             for stat in &left {

@@ -10,6 +10,7 @@ use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use serde::{Deserialize, Serialize};
 
+use super::marks::{Marks, Owner};
 use crate::plan::Plan;
 use crate::sys;
 use crate::sys::process::Pid;
@@ -42,11 +43,18 @@ pub struct Planner {
 }
 
 impl Planner {
-    pub fn start(make: &MakePlan, again: bool, registry: &Registry, token: Token) -> io::Result<Planner> {
+    pub fn start(
+        make: &MakePlan,
+        again: bool,
+        marks: &Marks,
+        registry: &Registry,
+        token: Token,
+    ) -> io::Result<Planner> {
         let (rx, mut tx) = io::pipe()?;
         let pid = sys::process::fork(|| {
             sys::process::set_name("hob plan");
             let _ = sys::process::new_session();
+            marks.tag_self(Owner::Planner);
             sys::process::close_others(&[tx.as_raw_fd()]);
             let mut send = |message: &Message| {
                 let mut line = serde_json::to_vec(message).unwrap_or_default();
