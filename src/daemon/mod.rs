@@ -35,7 +35,7 @@ use self::manager::Manager;
 use self::planner::Planner;
 use self::readiness::Readiness;
 use crate::control::{Control, Host, LogQuery, Ticket};
-use crate::plan::{Ask, Probe, ReadyBy, Server};
+use crate::plan::{Ask, Probe, ReadyBy};
 use crate::supervisor::Supervisor;
 use crate::supervisor::event::{Action, Change, Event, Exit, Job, Phase, ProcessId, Run, Survivor, Time};
 use crate::sys;
@@ -44,10 +44,9 @@ use crate::wire;
 
 /// What the daemon needs to be told; everything else is in the plan.
 pub struct Options {
-    /// Our own socket, to show; also where the sockets of children are made beside.
     pub socket: PathBuf,
-    /// What clients connect to.
-    pub servers: Vec<Server>,
+    pub socket_mode: u32,
+    pub socket_group: Option<u32>,
     pub state_dir: PathBuf,
     pub log_dir: PathBuf,
     /// The files the configuration comes from, to show.
@@ -142,7 +141,7 @@ impl Daemon {
         poll.registry().register(&mut signals, SIGNALS, Interest::READABLE)?;
         let children = Children::new()?;
         poll.registry().register(&mut SourceFd(&children.report_rx().as_raw_fd()), REPORTS, Interest::READABLE)?;
-        let mut control = Control::bind(&options.servers)?;
+        let mut control = Control::bind(&options.socket, options.socket_mode, options.socket_group)?;
         control.register(poll.registry(), CONTROL)?;
         let born = now();
         let seed = born.0.as_nanos() as u64 ^ u64::from(std::process::id()) << 32;
@@ -255,9 +254,18 @@ impl Daemon {
     }
 
     fn carry_out_actions(&mut self) {
-        while let Some(action) = self.supervisor.poll_action() {
+        let mut failed = Vec::new();
+        loop {
+            let Some(action) = self.supervisor.poll_action() else {
+                // Only now: who waits for a start must have been told that it began before it is told that it failed.
+                match failed.pop() {
+                    Some(event) => self.feed(event),
+                    None => return,
+                }
+                continue;
+            };
             match action {
-                Action::Spawn(run) => self.spawn(run),
+                Action::Spawn(run) => failed.extend(self.spawn(run)),
                 Action::Signal(run, signal) => self.signal_run(run, signal),
                 Action::Sweep(run, signal) => {
                     if let Job::Process(id) = run.job {
@@ -301,7 +309,8 @@ impl Daemon {
         self.with_control(|control, daemon| control.changed(change, daemon));
     }
 
-    fn spawn(&mut self, run: Run) {
+    /// Starts a child; the event is that it could not.
+    fn spawn(&mut self, run: Run) -> Option<Event> {
         let id = run.job.process();
         let started = match run.job {
             Job::Process(_) => self.spawn_process(run, id),
@@ -313,10 +322,11 @@ impl Daemon {
                 if matches!(run.job, Job::Process(_)) {
                     self.leaders.insert(id, pid.as_raw());
                 }
+                None
             }
             Err(why) => {
                 let errno = why.raw_os_error().unwrap_or(nix::errno::Errno::EAGAIN as i32);
-                self.feed(Event::Exited(run, Exit::CannotExec { stage: "fork".into(), errno }));
+                Some(Event::Exited(run, Exit::CannotExec { stage: "fork".into(), errno }))
             }
         }
     }
