@@ -17,7 +17,6 @@ mod supervisor;
 #[allow(unsafe_code)]
 mod sys;
 mod wire;
-mod xmlrpc;
 
 fn main() {
     cli::main()

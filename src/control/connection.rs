@@ -4,9 +4,11 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use super::door::{Stream, Visitor};
+use mio::net::UnixStream;
+
 use super::http::{Answer, Decoder, LAST_CHUNK, Refusal, Request, put_chunk};
 use crate::supervisor::event::Time;
+use crate::sys::socket_unix::Peer;
 
 /// From the first byte of a request to its last.
 const TO_SEND: Duration = Duration::from_secs(10);
@@ -20,10 +22,8 @@ const MAX_BEHIND: usize = 256 << 10;
 const BATCH: usize = 16 << 10;
 
 pub struct Connection {
-    stream: Stream,
-    /// Which door it came in by.
-    pub door: usize,
-    pub visitor: Visitor,
+    stream: UnixStream,
+    pub peer: Peer,
     pub serial: u64,
     decoder: Decoder,
     out: Vec<u8>,
@@ -59,11 +59,10 @@ pub enum Step {
 }
 
 impl Connection {
-    pub fn new(stream: Stream, door: usize, visitor: Visitor, serial: u64, now: Time) -> Connection {
+    pub fn new(stream: UnixStream, peer: Peer, serial: u64, now: Time) -> Connection {
         Connection {
             stream,
-            door,
-            visitor,
+            peer,
             serial,
             decoder: Decoder::default(),
             out: Vec::new(),
@@ -85,7 +84,7 @@ impl Connection {
         self.since
     }
 
-    pub fn stream(&mut self) -> &mut Stream {
+    pub fn stream(&mut self) -> &mut UnixStream {
         &mut self.stream
     }
 
@@ -95,7 +94,7 @@ impl Connection {
 
     /// Ends the connection for the other side too while a child that was just forked still holds the descriptor.
     pub fn end(&self) {
-        self.stream.shutdown();
+        let _ = self.stream.shutdown(std::net::Shutdown::Both);
     }
 
     pub fn into_fd(self) -> OwnedFd {
