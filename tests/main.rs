@@ -7,6 +7,7 @@ mod support;
 
 mod boot;
 mod config_errors;
+mod containers;
 mod control;
 mod docs;
 mod examples;
