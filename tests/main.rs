@@ -19,3 +19,4 @@ mod pid1;
 mod pidproxy;
 mod stop;
 mod supervise;
+mod systemd;
