@@ -437,6 +437,10 @@ impl Daemon {
                 self.begin_shutdown();
             }
             SIGHUP => {
+                // Somebody who cannot reach hob any more may know no other signal.
+                if let Some(control) = &mut self.control {
+                    control.rebind();
+                }
                 if let Err(why) = self.plan(true) {
                     log::error!("cannot reload: {why}");
                 }
