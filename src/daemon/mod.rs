@@ -37,7 +37,7 @@ use self::marks::{Marks, Owner};
 use self::planner::Planner;
 use self::readiness::Readiness;
 use crate::control::{Control, Host, LogQuery, Ticket};
-use crate::plan::{Ask, Probe, ReadyBy};
+use crate::plan::{Ask, Probe, ReadyBy, Server};
 use crate::supervisor::Supervisor;
 use crate::supervisor::event::{Action, Change, Event, Exit, Job, Phase, ProcessId, Run, Survivor, Time};
 use crate::sys;
@@ -46,9 +46,10 @@ use crate::wire;
 
 /// What the daemon needs to be told; everything else is in the plan.
 pub struct Options {
+    /// Our own socket, to show; also where the sockets of children are made beside.
     pub socket: PathBuf,
-    pub socket_mode: u32,
-    pub socket_group: Option<u32>,
+    /// What clients connect to.
+    pub servers: Vec<Server>,
     pub state_dir: PathBuf,
     pub log_dir: PathBuf,
     /// The files the configuration comes from, to show.
@@ -143,7 +144,7 @@ impl Daemon {
         poll.registry().register(&mut signals, SIGNALS, Interest::READABLE)?;
         let children = Children::new()?;
         poll.registry().register(&mut SourceFd(&children.report_rx().as_raw_fd()), REPORTS, Interest::READABLE)?;
-        let mut control = Control::bind(&options.socket, options.socket_mode, options.socket_group)?;
+        let mut control = Control::bind(&options.servers)?;
         control.register(poll.registry(), CONTROL)?;
         let born = now();
         let seed = born.0.as_nanos() as u64 ^ u64::from(std::process::id()) << 32;
