@@ -142,7 +142,7 @@ fn a_start_that_fails_names_the_command_the_step_and_what_the_step_was_about() {
 }
 
 #[test]
-fn an_ordinary_user_cannot_become_another_and_that_is_said() {
+fn root_without_the_capability_cannot_become_another_user_and_that_is_said() {
     if !need_all(&["root", "setpriv"]) {
         return;
     }
