@@ -146,11 +146,11 @@ fn root_without_the_capability_cannot_become_another_user_and_that_is_said() {
     if !need_all(&["root", "setpriv"]) {
         return;
     }
-    let hob = Home::with("one: {command: sleep 1000, user: daemon}").run_as_nobody().boot();
-    let fatal = hob.wait_state("one", "FATAL");
-    assert!(
-        fatal.why().starts_with("cannot exec sleep: cannot become user daemon: operation not permitted (stage set")
-    );
+    let hob = Home::with("one: {command: sleep 1000, user: daemon}")
+        .under(&["setpriv", "--bounding-set", "-setuid,-setgid", "--"])
+        .boot();
+    let why = "cannot exec sleep: cannot become user daemon: operation not permitted (stage setgroups)";
+    assert_eq!(hob.wait_state("one", "FATAL").why(), why);
     hob.shutdown();
 }
 
