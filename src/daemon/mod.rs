@@ -5,6 +5,7 @@
 //! reaped before anything else is looked at, so that a client that asks about a process it has just seen die is not
 //! told that it runs.
 
+mod batch;
 mod children;
 pub mod launch;
 mod leftovers;
@@ -84,8 +85,10 @@ struct Daemon {
     reload_tickets: Vec<Ticket>,
     /// Reaped children of processes that are being stopped: what is left of each is looked for.
     sweeps: BTreeMap<ProcessId, Sweep>,
-    /// The pids that led the last run of each process.
-    leaders: BTreeMap<ProcessId, i32>,
+    /// Runs to start once all actions are fetched: many at once cost less.
+    to_start: Vec<Run>,
+    /// Whether launchers work here.
+    has_launchers: bool,
     /// Forked to stream logs to a client.
     streamers: Vec<Pid>,
     ending: Ending,
@@ -154,7 +157,8 @@ impl Daemon {
             planner: None,
             reload_tickets: Vec::new(),
             sweeps: BTreeMap::new(),
-            leaders: BTreeMap::new(),
+            to_start: Vec::new(),
+            has_launchers: true,
             streamers: Vec::new(),
             ending: Ending::NotYet,
             born,
@@ -185,6 +189,7 @@ impl Daemon {
                 Err(why) if why.kind() != io::ErrorKind::Interrupted => log::error!("cannot wait for events: {why}"),
                 _ => {}
             }
+            self.children.take_made();
             if events.iter().any(|e| e.token() == SIGNALS) {
                 self.take_signals();
             }
@@ -254,25 +259,35 @@ impl Daemon {
     }
 
     fn carry_out_actions(&mut self) {
-        while let Some(action) = self.supervisor.poll_action() {
-            match action {
-                Action::Spawn(run) => self.spawn(run),
-                Action::Signal(run, signal) => self.signal_run(run, signal),
-                Action::Sweep(run, signal) => {
-                    if let Job::Process(id) = run.job {
-                        self.sweeps.insert(id, Sweep { run, signal, left: usize::MAX, answered: false });
-                    }
-                }
-                Action::Added(id) => self.provide(id, Logs::add),
-                Action::Updated(id) => self.provide(id, Logs::update),
-                Action::Removed(id) => {
-                    self.logs.remove(id);
-                    self.readiness.remove(self.poll.registry(), id);
-                    self.leaders.remove(&id);
-                    self.sweeps.remove(&id);
-                }
-                Action::Changed(change) => self.tell_of(&change),
+        loop {
+            while let Some(action) = self.supervisor.poll_action() {
+                self.carry_out(action);
             }
+            if self.to_start.is_empty() {
+                break;
+            }
+            self.start_all();
+        }
+    }
+
+    fn carry_out(&mut self, action: Action) {
+        match action {
+            Action::Spawn(run) => self.to_start.push(run),
+            Action::Signal(run, signal) => self.signal_run(run, signal),
+            Action::Sweep(run, signal) => {
+                if let Job::Process(id) = run.job {
+                    self.sweeps.insert(id, Sweep { run, signal, left: usize::MAX, answered: false });
+                }
+            }
+            Action::Added(id) => self.provide(id, Logs::add),
+            Action::Updated(id) => self.provide(id, Logs::update),
+            Action::Removed(id) => {
+                self.logs.remove(id);
+                self.readiness.remove(self.poll.registry(), id);
+                self.children.forget(id);
+                self.sweeps.remove(&id);
+            }
+            Action::Changed(change) => self.tell_of(&change),
         }
     }
 
@@ -300,47 +315,89 @@ impl Daemon {
         self.with_control(|control, daemon| control.changed(change, daemon));
     }
 
-    fn spawn(&mut self, run: Run) {
-        let id = run.job.process();
-        let started = match run.job {
-            Job::Process(_) => self.spawn_process(run, id),
-            Job::ReadyProbe(_) | Job::HealthProbe(_) => self.spawn_probe(run, id),
-        };
-        match started {
-            Ok(pid) => {
-                self.children.add(run, pid);
-                if matches!(run.job, Job::Process(_)) {
-                    self.leaders.insert(id, pid.as_raw());
+    fn start_all(&mut self) {
+        let mut runs = std::mem::take(&mut self.to_start);
+        if self.has_launchers && runs.len() >= batch::LEAST {
+            let (many, rest): (Vec<Run>, Vec<Run>) = runs.into_iter().partition(|run| self.can_be_launched(*run));
+            runs = rest;
+            let priority = |run: &Run| Some(self.supervisor.process(run.job.process())?.spec().priority);
+            let at_will = many.iter().all(|run| priority(run) == many.first().and_then(priority));
+            match batch::start(&many, at_will, &|run| self.launch(run, run.job.process())) {
+                Ok((batches, left)) => {
+                    self.children.add_batches(batches);
+                    runs.extend(left);
+                }
+                Err(why) => {
+                    log::debug!("cannot start launchers: {why}");
+                    runs.extend(many);
                 }
             }
-            Err(why) => {
-                let errno = why.raw_os_error().unwrap_or(nix::errno::Errno::EAGAIN as i32);
-                self.feed(Event::Exited(run, Exit::CannotExec { stage: "fork".into(), errno }));
+        }
+        for run in runs {
+            self.spawn(run);
+        }
+    }
+
+    /// A process that becomes its program at once. One that stays hob's own code (pidproxy) would keep a launcher waiting.
+    fn can_be_launched(&self, run: Run) -> bool {
+        let spec = self.supervisor.process(run.job.process()).map(|process| process.spec());
+        matches!(run.job, Job::Process(_)) && spec.is_some_and(|spec| spec.pidfile.is_none())
+    }
+
+    /// Starts that launchers could not make: once more without them, or a failure.
+    fn look_at_not_made(&mut self) {
+        for (run, why) in self.children.not_made() {
+            if batch::is_refusal(&why) {
+                log::debug!("starting without launchers from now on: {why}");
+                self.has_launchers = false;
+                self.spawn(run);
+            } else {
+                self.cannot_fork(run, &why);
             }
         }
     }
 
-    fn spawn_process(&self, run: Run, id: ProcessId) -> io::Result<Pid> {
-        let spec = self.supervisor.process(id).map(|p| p.spec()).ok_or(io::ErrorKind::NotFound)?;
-        let (stdout, stderr) = self.logs.ends(id).ok_or(nix::errno::Errno::EMFILE)?;
+    fn cannot_fork(&mut self, run: Run, why: &io::Error) {
+        let errno = why.raw_os_error().unwrap_or(nix::errno::Errno::EAGAIN as i32);
+        self.feed(Event::Exited(run, Exit::CannotExec { stage: "fork".into(), errno }));
+    }
+
+    fn spawn(&mut self, run: Run) {
+        let id = run.job.process();
+        let started = match run.job {
+            Job::Process(_) => match self.launch(run, id) {
+                Some(launch) => sys::process::fork(|| launch.exec()),
+                None => Err(nix::errno::Errno::EMFILE.into()),
+            },
+            Job::ReadyProbe(_) | Job::HealthProbe(_) => self.spawn_probe(run, id),
+        };
+        match started {
+            Ok(pid) => self.children.add(run, pid),
+            Err(why) => self.cannot_fork(run, &why),
+        }
+    }
+
+    /// What a child for this run needs; nothing if its log pipe could not be made.
+    fn launch(&self, run: Run, id: ProcessId) -> Option<Launch<'_>> {
+        let spec = self.supervisor.process(id)?.spec();
+        let (stdout, stderr) = self.logs.ends(id)?;
         let mut extra_env = vec![(leftovers::MARKER.to_owned(), leftovers::marker(&self.nonce, id, run.number))];
         if let Some(path) = self.readiness.path(id) {
             extra_env.push(("NOTIFY_SOCKET".to_owned(), path.display().to_string()));
         }
-        let launch = Launch {
+        Some(Launch {
             run: run.number,
             spec,
             base_env: self.base_env(&spec.name.group),
-            extra_env: &extra_env,
+            extra_env,
             stdout,
             stderr,
             null: self.null.as_fd(),
-            report: self.children.report_tx(),
+            reports: self.children.report_tx(),
             exe: self.exe.as_fd(),
             nofile: self.nofile,
             pidproxy: self.options.roles.pidproxy,
-        };
-        sys::process::fork(|| launch.exec())
+        })
     }
 
     fn base_env(&self, instance: &str) -> &BTreeMap<String, String> {
@@ -446,6 +503,7 @@ impl Daemon {
     }
 
     fn reap(&mut self) {
+        self.children.take_made();
         while let Some(reaped) = self.children.reap() {
             match reaped {
                 Reaped::Run(run, exit) => {
@@ -465,6 +523,7 @@ impl Daemon {
                 }
             }
         }
+        self.look_at_not_made();
     }
 
     /// Looks for what is left of processes whose child is reaped, signals it, and answers.
@@ -472,6 +531,7 @@ impl Daemon {
         if self.sweeps.values().all(|s| s.answered) {
             return;
         }
+        self.children.take_made();
         let orphans = self.orphans();
         if orphans.is_empty() {
             for (_, sweep) in std::mem::take(&mut self.sweeps) {
@@ -482,7 +542,11 @@ impl Daemon {
         let traces: Vec<leftovers::Trace> = self
             .sweeps
             .keys()
-            .map(|&id| leftovers::Trace { id, leader: self.leaders.get(&id).copied(), pipes: self.logs.inodes(id) })
+            .map(|&id| leftovers::Trace {
+                id,
+                leader: self.children.leader(id).map(Pid::as_raw),
+                pipes: self.logs.inodes(id),
+            })
             .collect();
         let mut found = leftovers::attribute(&orphans, &self.nonce, &traces);
         let mut answers = Vec::new();
