@@ -92,6 +92,8 @@ struct Daemon {
     /// Forked to stream logs to a client.
     streamers: Vec<Pid>,
     ending: Ending,
+    /// Since when a plan is being carried out whose memory has not been given back.
+    untidy: Option<Time>,
     born: Time,
     nonce: String,
     null: OwnedFd,
@@ -161,6 +163,7 @@ impl Daemon {
             has_launchers: true,
             streamers: Vec::new(),
             ending: Ending::NotYet,
+            untidy: None,
             born,
             nonce: format!("{seed:x}"),
             null: std::fs::OpenOptions::new().read(true).write(true).open("/dev/null").or_else(|_| no_null())?.into(),
@@ -185,6 +188,7 @@ impl Daemon {
             if self.ending == Ending::Done {
                 break;
             }
+            self.tidy();
             match self.poll.poll(&mut events, self.until_next_deadline()) {
                 Err(why) if why.kind() != io::ErrorKind::Interrupted => log::error!("cannot wait for events: {why}"),
                 _ => {}
@@ -218,6 +222,16 @@ impl Daemon {
         }
         self.readiness.close();
         Ok(self.exit_status)
+    }
+
+    /// Once a plan has come to rest, gives back the memory that reading it and starting everything took.
+    fn tidy(&mut self) {
+        let Some(since) = self.untidy else { return };
+        let at_rest = || self.supervisor.processes().all(|process| process.phase() != Phase::Starting);
+        if at_rest() || now().since(since) > TIDY_WITHIN {
+            sys::memory::release();
+            self.untidy = None;
+        }
     }
 
     fn until_next_deadline(&self) -> Option<Duration> {
@@ -609,6 +623,7 @@ impl Daemon {
             Ok(plan) if !self.supervisor.is_shutting_down() => {
                 let count = plan.specs.len();
                 self.feed(Event::Plan(plan));
+                self.untidy = Some(now());
                 self.manager.say(&format!("READY=1\nSTATUS={count} processes"));
                 Ok(format!("{count} processes"))
             }
@@ -700,6 +715,9 @@ impl Daemon {
         }
     }
 }
+
+/// A plan whose processes are all still being started after this is as good as at rest.
+const TIDY_WITHIN: Duration = Duration::from_secs(10);
 
 /// What strays get between SIGTERM and SIGKILL when hob ends.
 const STRAY_GRACE: Duration = Duration::from_secs(1);
