@@ -83,6 +83,9 @@ struct Daemon {
     planner: Option<Planner>,
     /// Who waits for the plan that is being made.
     reload_tickets: Vec<Ticket>,
+    /// Asked for while one was being made, which may have read the files before they were changed: who waits for the
+    /// next one.
+    reload_after: Option<Vec<Ticket>>,
     /// Reaped children of processes that are being stopped: what is left of each is looked for.
     sweeps: BTreeMap<ProcessId, Sweep>,
     /// Runs to start once all actions are fetched: many at once cost less.
@@ -158,6 +161,7 @@ impl Daemon {
             control: Some(control),
             planner: None,
             reload_tickets: Vec::new(),
+            reload_after: None,
             sweeps: BTreeMap::new(),
             to_start: Vec::new(),
             has_launchers: true,
@@ -178,8 +182,9 @@ impl Daemon {
     }
 
     fn run(mut self) -> io::Result<i32> {
-        self.logs.start(self.poll.registry(), LOGGER, now())?;
+        // The plan is what everything waits for; a logger is needed once there is one.
         self.plan(false)?;
+        self.logs.start(self.poll.registry(), LOGGER, now())?;
         let mut events = Events::with_capacity(1024);
         loop {
             self.carry_out_actions();
@@ -280,6 +285,7 @@ impl Daemon {
             if self.to_start.is_empty() {
                 break;
             }
+            // Only now: who waits for a start must have been told that it began before it is told that it failed.
             self.start_all();
         }
     }
@@ -599,7 +605,7 @@ impl Daemon {
 
     fn plan(&mut self, again: bool) -> io::Result<()> {
         if self.planner.is_some() {
-            log::info!("the configuration is being read already");
+            self.reload_after.get_or_insert_default();
             return Ok(());
         }
         if again {
@@ -642,9 +648,18 @@ impl Daemon {
                 Err(refusal.errors)
             }
         };
+        self.answer_reload(&answer);
+        if let Some(tickets) = self.reload_after.take() {
+            self.reload_tickets = tickets;
+            if let Err(why) = self.plan(true) {
+                self.answer_reload(&Err(vec![format!("cannot reload: {why}")]));
+            }
+        }
+    }
+
+    fn answer_reload(&mut self, answer: &Result<String, Vec<String>>) {
         for ticket in std::mem::take(&mut self.reload_tickets) {
-            let answer = answer.clone();
-            self.with_control(|control, daemon| control.reload_done(ticket, answer, daemon));
+            self.with_control(|control, daemon| control.reload_done(ticket, answer.clone(), daemon));
         }
     }
 
@@ -768,9 +783,13 @@ impl Host for Daemon {
     }
 
     fn reload(&mut self, ticket: Ticket) {
+        if self.planner.is_some() {
+            self.reload_after.get_or_insert_default().push(ticket);
+            return;
+        }
         self.reload_tickets.push(ticket);
         if let Err(why) = self.plan(true) {
-            log::error!("cannot reload: {why}");
+            self.answer_reload(&Err(vec![format!("cannot reload: {why}")]));
         }
     }
 
