@@ -13,7 +13,7 @@ use crate::config::{self, Overrides, Settings};
 use crate::control::LogQuery;
 use crate::daemon::{self, Refusal, Roles, launch, messages};
 use crate::logger::{self, tail};
-use crate::plan::Probe;
+use crate::plan::{Address, Probe, Server};
 use crate::release::prepare::{Prepared, Source, prepare, save_ports};
 use crate::sys;
 use crate::{init, pidproxy, probe, release};
@@ -362,8 +362,7 @@ fn read_boot_settings(places: &Places, console: bool) -> Result<Settings, Failed
 fn serve(source: Source, places: Places, settings: Settings, console: bool) -> Result<i32, Failed> {
     let options = daemon::Options {
         socket: settings.socket.clone(),
-        socket_mode: settings.socket_mode,
-        socket_group: settings.socket_group,
+        servers: vec![own_server(&settings)],
         state_dir: settings.state_dir.clone(),
         log_dir: settings.log_dir.clone(),
         config: settings.files.clone(),
@@ -394,6 +393,12 @@ fn serve(source: Source, places: Places, settings: Settings, console: bool) -> R
         }),
     };
     daemon::boot(options).map_err(|why| Failed { message: why.to_string(), status: 111 })
+}
+
+/// The socket in the file system that every command uses.
+fn own_server(settings: &Settings) -> Server {
+    let (path, mode, group) = (settings.socket.clone(), settings.socket_mode, settings.socket_group);
+    Server { name: "hob".into(), address: Address::Unix { path, mode, owner: None, group }, login: None }
 }
 
 fn lines(text: &str) -> Vec<String> {

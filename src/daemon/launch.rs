@@ -16,7 +16,9 @@ use std::path::Path;
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
+use super::marks::{Marks, Owner};
 use crate::plan::{CommandKind, Identity, Spec};
+use crate::supervisor::event::ProcessId;
 use crate::sys;
 
 /// What a child tells the daemon. The number is that of its run.
@@ -59,6 +61,9 @@ pub struct Launch<'a> {
     pub exe: BorrowedFd<'a>,
     /// The limits hob itself was started with; it has raised its own.
     pub nofile: (u64, u64),
+    /// By which everything it starts is known to be its own.
+    pub marks: &'a Marks,
+    pub id: ProcessId,
     /// Runs a daemonizing command and relays signals (`pidfile:`).
     pub pidproxy: fn(&Path, &mut dyn FnMut() -> i32) -> i32,
 }
@@ -93,6 +98,7 @@ impl Launch<'_> {
         }
         sys::limits::set_umask(self.spec.umask.unwrap_or(0o022));
         self.set_limits();
+        self.marks.tag_self(Owner::Process(self.id));
         become_user(self.spec.user.as_ref())?;
         let directory = &self.spec.directory;
         std::env::set_current_dir(directory).stage(format!("change to {}", directory.display()))?;

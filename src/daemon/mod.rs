@@ -11,6 +11,7 @@ pub mod launch;
 mod leftovers;
 mod logs;
 mod manager;
+mod marks;
 pub mod messages;
 mod oom;
 mod planner;
@@ -33,10 +34,11 @@ use self::children::{Children, Reaped};
 use self::launch::{Launch, Report};
 use self::logs::{FINISH_WITHIN, Logs};
 use self::manager::Manager;
+use self::marks::{Marks, Owner};
 use self::planner::Planner;
 use self::readiness::Readiness;
 use crate::control::{Control, Host, LogQuery, Ticket};
-use crate::plan::{Ask, Probe, ReadyBy};
+use crate::plan::{Ask, Probe, ReadyBy, Server};
 use crate::supervisor::Supervisor;
 use crate::supervisor::event::{Action, Change, Event, Exit, Job, Phase, ProcessId, Run, Survivor, Time};
 use crate::sys;
@@ -45,9 +47,10 @@ use crate::wire;
 
 /// What the daemon needs to be told; everything else is in the plan.
 pub struct Options {
+    /// Our own socket, to show; also where the sockets of children are made beside.
     pub socket: PathBuf,
-    pub socket_mode: u32,
-    pub socket_group: Option<u32>,
+    /// What clients connect to.
+    pub servers: Vec<Server>,
     pub state_dir: PathBuf,
     pub log_dir: PathBuf,
     /// The files the configuration comes from, to show.
@@ -98,7 +101,7 @@ struct Daemon {
     /// Since when a plan is being carried out whose memory has not been given back.
     untidy: Option<Time>,
     born: Time,
-    nonce: String,
+    marks: Marks,
     null: OwnedFd,
     exe: OwnedFd,
     nofile: (u64, u64),
@@ -149,7 +152,7 @@ impl Daemon {
         poll.registry().register(&mut signals, SIGNALS, Interest::READABLE)?;
         let children = Children::new()?;
         poll.registry().register(&mut SourceFd(&children.report_rx().as_raw_fd()), REPORTS, Interest::READABLE)?;
-        let mut control = Control::bind(&options.socket, options.socket_mode, options.socket_group)?;
+        let mut control = Control::bind(&options.servers)?;
         control.register(poll.registry(), CONTROL)?;
         let born = now();
         let seed = born.0.as_nanos() as u64 ^ u64::from(std::process::id()) << 32;
@@ -169,7 +172,7 @@ impl Daemon {
             ending: Ending::NotYet,
             untidy: None,
             born,
-            nonce: format!("{seed:x}"),
+            marks: Marks::new((seed ^ seed >> 32) as u32),
             null: std::fs::OpenOptions::new().read(true).write(true).open("/dev/null").or_else(|_| no_null())?.into(),
             exe: launch::open_own_executable()?,
             nofile,
@@ -401,7 +404,7 @@ impl Daemon {
     fn launch(&self, run: Run, id: ProcessId) -> Option<Launch<'_>> {
         let spec = self.supervisor.process(id)?.spec();
         let (stdout, stderr) = self.logs.ends(id)?;
-        let mut extra_env = vec![(leftovers::MARKER.to_owned(), leftovers::marker(&self.nonce, id, run.number))];
+        let mut extra_env = vec![(marks::VARIABLE.to_owned(), self.marks.value(id, run.number))];
         if let Some(path) = self.readiness.path(id) {
             extra_env.push(("NOTIFY_SOCKET".to_owned(), path.display().to_string()));
         }
@@ -416,6 +419,8 @@ impl Daemon {
             reports: self.children.report_tx(),
             exe: self.exe.as_fd(),
             nofile: self.nofile,
+            marks: &self.marks,
+            id,
             pidproxy: self.options.roles.pidproxy,
         })
     }
@@ -443,6 +448,7 @@ impl Daemon {
             }
             sys::process::close_others(&[self.children.report_tx().as_raw_fd()]);
             sys::process::close_on_exec_from(3);
+            self.marks.tag_self(Owner::Process(id));
             let _ = sys::limits::set_nofile(self.nofile.0, self.nofile.1);
             let _ = launch::become_user(spec.user.as_ref());
             if matches!(probe.ask, Ask::Exec(_)) {
@@ -552,13 +558,6 @@ impl Daemon {
             return;
         }
         self.children.take_made();
-        let orphans = self.orphans();
-        if orphans.is_empty() {
-            for (_, sweep) in std::mem::take(&mut self.sweeps) {
-                self.feed(Event::Swept(sweep.run, Vec::new()));
-            }
-            return self.carry_out_actions();
-        }
         let traces: Vec<leftovers::Trace> = self
             .sweeps
             .keys()
@@ -568,22 +567,31 @@ impl Daemon {
                 pipes: self.logs.inodes(id),
             })
             .collect();
-        let mut found = leftovers::attribute(&orphans, &self.nonce, &traces);
+        let mut found = leftovers::attribute(&|pid| self.is_ours(pid), &self.marks, &traces);
+        let to_kill = self.sweeps.iter().filter(|(id, sweep)| sweep.signal == libc::SIGKILL && !found.is_rid_of(**id));
+        let to_kill: Vec<ProcessId> = to_kill.map(|(&id, _)| id).collect();
+        if !to_kill.is_empty() {
+            found.kill(&to_kill, &|pid| self.is_ours(pid), &self.marks, &traces);
+        }
         let mut answers = Vec::new();
         self.sweeps.retain(|id, sweep| {
+            let is_over = found.is_rid_of(*id);
             let left = found.of.remove(id).unwrap_or_default();
             // Signalled once with each signal, and again when helpers have had children meanwhile.
-            if sweep.left == usize::MAX || sweep.signal == libc::SIGKILL || left.len() > sweep.left {
+            if sweep.signal != libc::SIGKILL && (sweep.left == usize::MAX || left.len() > sweep.left) {
                 for stat in &left {
                     leftovers::signal(stat, sweep.signal);
                     leftovers::signal(stat, libc::SIGCONT);
                 }
             }
             sweep.left = left.len();
-            sweep.answered = true;
-            let survivors = left.iter().map(|s| Survivor { pid: s.pid, command: s.command.clone() }).collect();
-            answers.push(Event::Swept(sweep.run, survivors));
-            !left.is_empty()
+            // Some came and went, and none stayed for long enough to be named: their deaths bring the next look.
+            sweep.answered = is_over || !left.is_empty();
+            if sweep.answered {
+                let survivors = left.iter().map(|s| Survivor { pid: s.pid, command: s.command.clone() }).collect();
+                answers.push(Event::Swept(sweep.run, survivors));
+            }
+            !is_over
         });
         for answer in answers {
             self.feed(answer);
@@ -591,16 +599,12 @@ impl Daemon {
         self.carry_out_actions();
     }
 
-    fn orphans(&self) -> Vec<i32> {
-        let helpers: Vec<i32> = self
-            .streamers
-            .iter()
-            .copied()
-            .chain(self.logs.logger_pid())
-            .chain(self.planner.as_ref().map(Planner::pid))
-            .map(Pid::as_raw)
-            .collect();
-        leftovers::orphans(&|pid| self.children.is_known(pid) || helpers.contains(&pid)).unwrap_or_default()
+    /// A child that is somebody: a run, or a helper of hob itself.
+    fn is_ours(&self, pid: i32) -> bool {
+        let mut helpers = self.logs.logger_pid().into_iter().chain(self.planner.as_ref().map(Planner::pid));
+        self.children.is_known(pid)
+            || self.streamers.iter().any(|s| s.as_raw() == pid)
+            || helpers.any(|helper| helper.as_raw() == pid)
     }
 
     fn plan(&mut self, again: bool) -> io::Result<()> {
@@ -611,7 +615,8 @@ impl Daemon {
         if again {
             self.manager.say(&format!("RELOADING=1\nMONOTONIC_USEC={}", sys::clock::monotonic().as_micros()));
         }
-        self.planner = Some(Planner::start(&self.options.make_plan, again, self.poll.registry(), PLANNER)?);
+        self.planner =
+            Some(Planner::start(&self.options.make_plan, again, &self.marks, self.poll.registry(), PLANNER)?);
         Ok(())
     }
 
@@ -703,20 +708,17 @@ impl Daemon {
         for streamer in &self.streamers {
             let _ = sys::process::kill(*streamer, libc::SIGKILL);
         }
-        let orphans = self.orphans();
-        let left = if orphans.is_empty() {
-            Vec::new()
-        } else {
-            let mut left = leftovers::attribute(&orphans, &self.nonce, &[]);
-            left.strays.extend(left.of.into_values().flatten());
-            left.strays
-        };
-        if signal != 0 {
-            for stat in &left {
+        let mut left = leftovers::attribute(&|pid| self.is_ours(pid), &self.marks, &[]);
+        left.strays.extend(std::mem::take(&mut left.of).into_values().flatten());
+        match signal {
+            libc::SIGKILL => left.kill_strays(&|pid| self.is_ours(pid)),
+            0 => {}
+            _ => left.strays.iter().for_each(|stat| {
                 leftovers::signal(stat, signal);
                 leftovers::signal(stat, libc::SIGCONT);
-            }
+            }),
         }
+        let left = left.strays;
         let given_up = matches!(self.ending, Ending::Strays { kill_at } if kill_at + STRAY_GRACE <= now);
         if left.is_empty() || given_up {
             for stat in &left {

@@ -10,6 +10,7 @@ use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use serde::{Deserialize, Serialize};
 
+use super::marks::{Marks, Owner};
 use crate::plan::Plan;
 use crate::sys;
 use crate::sys::process::Pid;
@@ -43,11 +44,18 @@ pub struct Planner {
 }
 
 impl Planner {
-    pub fn start(make: &MakePlan, again: bool, registry: &Registry, token: Token) -> io::Result<Planner> {
+    pub fn start(
+        make: &MakePlan,
+        again: bool,
+        marks: &Marks,
+        registry: &Registry,
+        token: Token,
+    ) -> io::Result<Planner> {
         let (rx, tx) = io::pipe()?;
         let pid = sys::process::fork(|| {
             sys::process::set_name("hob plan");
             let _ = sys::process::new_session();
+            marks.tag_self(Owner::Planner);
             sys::process::close_others(&[tx.as_raw_fd()]);
             // A daemon that is gone needs no plan.
             let send = |mut tx: &PipeWriter, message: &Message| {

@@ -10,6 +10,10 @@
  *        x the main process ends at once, with 0, leaving the helper
  *   prop stubborn N MARK             a tree of N processes that ignore TERM, INT, HUP, QUIT
  *   prop refork FILE MARK            on TERM fork a copy into a new session and exit
+ *   prop chain LANES FILE MARK       LANES chains of processes without environment, descriptors, session or parent, each
+ *                                    of which forks the next and ends, without a pause, for 20 s; each holds a
+ *                                    lock on FILE; then wait
+ *   prop swarm N MARK                on TERM become N processes, each in a session of its own and deaf to TERM
  *   prop onterm LINES                on TERM print so many numbered lines, then exit 0
  *   prop count LINES [BLOCK [USEC]]  print numbered lines of 100 bytes; BLOCK > 0: in writes of that size;
  *                                    pause USEC after each write; then wait
@@ -40,6 +44,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -292,6 +297,76 @@ static int refork(const char *file, const char *mark)
 	}
 }
 
+static void bare(char **argv, const char *role, const char *number, const char *mark)
+{
+	char *args[] = {argv[0], (char *)role, (char *)number, (char *)mark, 0};
+	char *none[] = {0};
+	setsid();
+	if (fork())
+		_exit(0);
+	close(0);
+	close(1);
+	close(2);
+	execve(argv[0], args, none);
+	_exit(127);
+}
+
+static int links(void)
+{
+	struct timespec t;
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	time_t end = t.tv_sec + 20;
+	signal(SIGTERM, SIG_IGN);
+	do {
+		pid_t p = fork();
+		if (p > 0)
+			_exit(0);
+		/* No room for one more: try again, as a bomb would. */
+		if (!p)
+			setsid();
+		clock_gettime(CLOCK_MONOTONIC, &t);
+	} while (t.tv_sec < end);
+	return 0;
+}
+
+static int chain(char **argv)
+{
+	/* A lock is held for as long as anybody has the descriptor, and a chain always has somebody. */
+	int lock = open(argv[3], O_RDWR | O_CREAT, 0666);
+	if (lock < 0 || flock(lock, LOCK_EX))
+		return 8;
+	for (int n = atoi(argv[2]); n > 0; n--) {
+		pid_t p = fork();
+		if (!p)
+			bare(argv, "links", "0", argv[4]);
+		waitpid(p, 0, 0);
+	}
+	close(lock);
+	printf("chained\n");
+	fflush(stdout);
+	forever();
+	return 0;
+}
+
+static int swarm(int n)
+{
+	sigset_t m;
+	int s;
+	sigemptyset(&m);
+	sigaddset(&m, SIGTERM);
+	sigprocmask(SIG_BLOCK, &m, 0);
+	printf("swarm\n");
+	fflush(stdout);
+	sigwait(&m, &s);
+	signal(SIGTERM, SIG_IGN);
+	for (int i = 1; i < n; i++)
+		if (!fork()) {
+			setsid();
+			forever();
+		}
+	return 0;
+}
+
 /* ---- output ---- */
 static volatile sig_atomic_t told;
 static void tell(int s)
@@ -446,6 +521,12 @@ int main(int argc, char **argv)
 		return stubborn(atoi(argv[2]));
 	if (IS("refork", 2))
 		return refork(argv[2], argv[3]);
+	if (IS("chain", 3))
+		return chain(argv);
+	if (IS("links", 2))
+		return links();
+	if (IS("swarm", 2))
+		return swarm(atoi(argv[2]));
 	if (IS("onterm", 1)) {
 		signal(SIGTERM, tell);
 		printf("waiting\n");
