@@ -16,6 +16,7 @@ mod hygiene;
 mod launch;
 mod layers;
 mod logs;
+mod many;
 mod pid1;
 mod pidproxy;
 mod soak;

@@ -2,6 +2,7 @@
  *
  *   prop hygiene                     print what a process inherits, one line a thing
  *   prop hostile N CMD...            make start condition N (1-8) and exec CMD
+ *   prop deny NR,NR... CMD...        exec CMD under a filter that answers EPERM to these system calls
  *   prop stamp FILE TAG              append "TAG PID NS" to FILE and wait
  *   prop flash FILE TAG CODE [MS]    the same, then exit with CODE (after MS)
  *   prop escape FILE HOW MARK        start a helper that gets away (HOW: letters, below), then wait
@@ -38,6 +39,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <poll.h>
 #include <signal.h>
 #include <stddef.h>
@@ -231,6 +234,22 @@ static void helper(const char *file, const char *how, const char *mark)
 	/* By its path, which is absolute here: there may be no /proc. */
 	execve(argv0[0], args, strchr(how, 'e') ? none : environ);
 	_exit(127);
+}
+
+static int deny(char *numbers, char **cmd)
+{
+	struct sock_filter code[66] = {BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr))};
+	unsigned short n = 1;
+	for (char *word = strtok(numbers, ","); word && n < 63; word = strtok(NULL, ",")) {
+		code[n++] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, atoi(word), 0, 1);
+		code[n++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM);
+	}
+	code[n++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+	struct sock_fprog filter = {n, code};
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter))
+		return 8;
+	execvp(cmd[0], cmd);
+	return 127;
 }
 
 static int escape(const char *file, const char *how, const char *mark)
@@ -636,6 +655,8 @@ int main(int argc, char **argv)
 		fflush(stdout);
 		forever();
 	}
+	if (IS("deny", 2))
+		return deny(argv[2], argv + 3);
 	if (IS("signals", 1))
 		return signals(argv[2]);
 	if (IS("raise", 1)) {
