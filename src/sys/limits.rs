@@ -48,5 +48,17 @@ pub fn set_umask(mask: u32) -> u32 {
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(mask)).bits()
 }
 
+/// How many processors this process may run on. sched_getaffinity(2).
+pub fn cpus() -> usize {
+    // SAFETY: all zeroes is a valid, empty cpu_set_t.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: `set` is a valid place of that size for the kernel to write to; 0 is this process.
+    if unsafe { libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &mut set) } < 0 {
+        return 1;
+    }
+    // SAFETY: reads a set that the kernel has filled in.
+    usize::try_from(unsafe { libc::CPU_COUNT(&set) }).unwrap_or(1).max(1)
+}
+
 /// No limit, as getrlimit(2) and proc::lock_limits tell it.
 pub const UNLIMITED: u64 = libc::RLIM_INFINITY;
