@@ -78,7 +78,7 @@ impl Launch<'_> {
     /// The same in a child that shares the descriptor table of its maker, which it leaves first. All that it is given
     /// must be below `first`.
     pub fn exec_with_fds_below(&self, first: RawFd) -> i32 {
-        let own_table = sys::beside::keep_fds_below(first).stage("set up its descriptors");
+        let own_table = sys::beside::keep_fds_below(first).stage("descriptors");
         self.report(own_table.and_then(|()| self.try_exec()))
     }
 
