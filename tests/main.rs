@@ -18,3 +18,4 @@ mod pid1;
 mod pidproxy;
 mod stop;
 mod supervise;
+mod supervisorctl;
