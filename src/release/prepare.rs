@@ -43,11 +43,26 @@ impl Refused {
     }
 }
 
+/// What a daemon needs to begin.
+pub struct Prepared {
+    pub plan: Plan,
+    /// The numbers that were given out, to be kept with [`save_ports`].
+    pub ports: Option<Ports>,
+}
+
 /// Makes the plan. A reload (`again`) writes the environment files too, but runs no postinstall.
-pub fn prepare(source: &Source, settings: &Settings, again: bool, step: &mut dyn FnMut(&str)) -> Result<Plan, Refused> {
+pub fn prepare(
+    source: &Source,
+    settings: &Settings,
+    again: bool,
+    step: &mut dyn FnMut(&str),
+) -> Result<Prepared, Refused> {
     let own = config::own_env();
     let (stack, placements) = match source {
-        Source::Nothing => return Ok(Plan { exit_when: settings.exit_when, ..Plan::default() }),
+        Source::Nothing => {
+            let plan = Plan { exit_when: settings.exit_when, ..Plan::default() };
+            return Ok(Prepared { plan, ports: None });
+        }
         Source::Home { home, file, service } => one_home(home, file.as_deref(), service.as_deref(), settings)?,
         Source::Stack { file, placements } => (read_stack(file)?, placements.clone()),
     };
@@ -57,7 +72,8 @@ pub fn prepare(source: &Source, settings: &Settings, again: bool, step: &mut dyn
         config::plan(&stack, &placements, settings, &mut ports, &own).map_err(|problems| Refused::config(&problems))?;
     warn(warnings);
     if let Err(why) = ports.save() {
-        log::warn!("cannot write the ports to {}: {why}; they may differ next time", settings.state_dir.display());
+        let (dir, why) = (settings.state_dir.display(), describe(&why));
+        log::warn!("cannot write the ports to {dir}: {why}; they may differ next time");
     }
     for (instance, placement) in plan.instances.iter().zip(&placements) {
         make_log_dir(instance);
@@ -67,18 +83,26 @@ pub fn prepare(source: &Source, settings: &Settings, again: bool, step: &mut dyn
             Refused::one(111, format!("{}: cannot write {}: {}", instance.name, path.display(), describe(&why)))
         })?;
     }
-    if again {
-        return Ok(plan);
-    }
-    for instance in &plan.instances {
+    let mut has_run = false;
+    for instance in plan.instances.iter().filter(|_| !again) {
         if let Some(service) = stack.service(&instance.service) {
-            postinstall(service, instance, step)?;
+            has_run |= postinstall(service, instance, step)?;
         }
     }
-    // Once more: postinstall may have changed what the files say.
-    let (plan, _) =
-        config::plan(&stack, &placements, settings, &mut ports, &own).map_err(|problems| Refused::config(&problems))?;
-    Ok(plan)
+    // postinstall may have changed what the files say.
+    let plan = match has_run {
+        true => config::plan(&stack, &placements, settings, &mut ports, &own).map_err(|p| Refused::config(&p))?.0,
+        false => plan,
+    };
+    Ok(Prepared { plan, ports: Some(ports) })
+}
+
+/// Keeps the numbers for the next boot, on the disk when it returns. They go by the order of declaration, so the next
+/// boot most likely finds the same ones without: nothing needs to wait for the disk.
+pub fn save_ports(ports: Option<Ports>) {
+    if let Some(Err(why)) = ports.map(|ports| ports.save()) {
+        log::warn!("cannot keep the numbers of the ports: {why}; they may differ next time");
+    }
 }
 
 fn warn(warnings: impl IntoIterator<Item = config::Warning>) {
@@ -157,9 +181,9 @@ fn write_files(instance: &Instance, json: &str, yml: &str) -> Result<(), (PathBu
             fs::rename(&fresh, &path)
         };
         match write() {
-            // A read-only home has what it needs in its variables.
-            Err(why) if why.raw_os_error() == Some(libc::EROFS) => {
-                log::warn!("{}: cannot write {name}: read-only file system", instance.name);
+            // A home that is read-only, or the image's and not the user's, has what it needs in its variables.
+            Err(why) if matches!(why.raw_os_error(), Some(libc::EROFS | libc::EACCES | libc::EPERM)) => {
+                log::warn!("{}: cannot write {}: {}", instance.name, path.display(), describe(&why));
             }
             Err(why) => return Err((path, why)),
             Ok(()) => {}
@@ -168,12 +192,13 @@ fn write_files(instance: &Instance, json: &str, yml: &str) -> Result<(), (PathBu
     Ok(())
 }
 
-/// Runs the postinstall script of a service, if it has one, in its approot with the run environment.
-fn postinstall(service: &Service, instance: &Instance, step: &mut dyn FnMut(&str)) -> Result<(), Refused> {
+/// Runs the postinstall script of a service, if it has one, in its approot with the run environment. Whether there was
+/// one.
+fn postinstall(service: &Service, instance: &Instance, step: &mut dyn FnMut(&str)) -> Result<bool, Refused> {
     let folder = instance.code.join(&service.approot);
     let line = match service.postinstall.as_str() {
         "" if is_executable(&folder.join("postinstall")) => "./postinstall".to_owned(),
-        "" => return Ok(()),
+        "" => return Ok(false),
         // A bare name is one in the code, not in PATH.
         name if folder.join(name).is_file() && !name.contains('/') => format!("./{name}"),
         line => line.to_owned(),
@@ -196,7 +221,7 @@ fn postinstall(service: &Service, instance: &Instance, step: &mut dyn FnMut(&str
         Refused::one(1, format!("{}: cannot run postinstall {line:?}: {}", instance.name, describe(&why)))
     })?;
     let status = match outcome.end {
-        End::Ended(ended) if ended.status() == 0 => return Ok(()),
+        End::Ended(ended) if ended.status() == 0 => return Ok(true),
         End::Interrupted(signal) => 128 + signal,
         _ => 1,
     };
