@@ -31,6 +31,8 @@ pub enum Owner {
     Process(ProcessId),
     /// The planner: a postinstall script, say.
     Planner,
+    /// The logger itself.
+    Logger,
 }
 
 impl Marks {
@@ -38,6 +40,10 @@ impl Marks {
     pub fn new(nonce: u32) -> Marks {
         let hard = limits::locks().map_or(0, |(_, hard)| hard);
         Marks { nonce, level: level_below(hard), hard }
+    }
+
+    pub fn nonce(&self) -> u32 {
+        self.nonce
     }
 
     /// The value of [`VARIABLE`] for a run.
@@ -56,7 +62,8 @@ impl Marks {
     fn tag(&self, owner: Owner) -> Option<u64> {
         let id = match owner {
             Owner::Planner => PLANNER,
-            Owner::Process(id) if id.0 < PLANNER => id.0,
+            Owner::Logger => LOGGER,
+            Owner::Process(id) if id.0 < LOGGER => id.0,
             Owner::Process(_) => return None,
         };
         (self.level > 0).then(|| u64::from(self.level) << 56 | u64::from(self.nonce) << 24 | u64::from(id))
@@ -66,8 +73,8 @@ impl Marks {
     pub fn tagged(&self, pid: i32) -> Option<Owner> {
         let (soft, hard) = proc::lock_limits(pid)?;
         [soft, hard].into_iter().find_map(|tag| {
-            let (nonce, id) = split(tag)?;
-            (nonce == self.nonce).then_some(if id == PLANNER { Owner::Planner } else { Owner::Process(ProcessId(id)) })
+            let (nonce, owner) = split(tag)?;
+            (nonce == self.nonce).then_some(owner)
         })
     }
 
@@ -78,6 +85,17 @@ impl Marks {
     }
 }
 
+/// The marks on a process: of every hob that it is below, as far as they can be seen.
+pub fn all_of(pid: i32) -> Vec<(u32, Owner)> {
+    let tags = proc::lock_limits(pid).into_iter().flat_map(|(soft, hard)| [soft, hard]);
+    let mut found: Vec<(u32, Owner)> = tags.filter_map(split).collect();
+    if found.is_empty() {
+        let environ = proc::environ(pid, proc::owner(pid).ok()).unwrap_or_default();
+        found.extend(parse(&environ).map(|(nonce, id)| (nonce, Owner::Process(id))));
+    }
+    found
+}
+
 fn level_below(hard: u64) -> u8 {
     match hard {
         limits::UNLIMITED => LEVEL_FIRST,
@@ -85,9 +103,14 @@ fn level_below(hard: u64) -> u8 {
     }
 }
 
-fn split(tag: u64) -> Option<(u32, u32)> {
+fn split(tag: u64) -> Option<(u32, Owner)> {
     let level = (tag >> 56) as u8;
-    (1..=LEVEL_FIRST).contains(&level).then_some(((tag >> 24) as u32, tag as u32 & ID_MASK))
+    let owner = match tag as u32 & ID_MASK {
+        PLANNER => Owner::Planner,
+        LOGGER => Owner::Logger,
+        id => Owner::Process(ProcessId(id)),
+    };
+    (1..=LEVEL_FIRST).contains(&level).then_some(((tag >> 24) as u32, owner))
 }
 
 fn parse(environ: &[u8]) -> Option<(u32, ProcessId)> {
@@ -100,8 +123,9 @@ fn parse(environ: &[u8]) -> Option<(u32, ProcessId)> {
 /// The highest bit stays free: some programs read a limit as a signed number.
 const LEVEL_FIRST: u8 = 0x7f;
 const ID_MASK: u32 = 0xff_ffff;
-/// Stands where the id of a process stands otherwise.
+/// These stand where the id of a process stands otherwise.
 const PLANNER: u32 = ID_MASK;
+const LOGGER: u32 = ID_MASK - 1;
 
 #[cfg(test)]
 mod tests {
@@ -128,12 +152,12 @@ mod tests {
         let outer = Marks { nonce: u32::MAX, level: level_below(limits::UNLIMITED), hard: limits::UNLIMITED };
         let tag = outer.tag(Owner::Process(ProcessId(5))).expect("there is room");
         assert!(tag <= i64::MAX as u64);
-        assert_eq!(split(tag), Some((u32::MAX, 5)));
+        assert_eq!(split(tag), Some((u32::MAX, Owner::Process(ProcessId(5)))));
         let inner = Marks { nonce: u32::MAX, level: level_below(tag), hard: tag };
-        let below = inner.tag(Owner::Process(ProcessId(PLANNER - 1))).expect("there is room");
+        let below = inner.tag(Owner::Process(ProcessId(LOGGER - 1))).expect("there is room");
         assert!(below < tag, "a soft limit may not be above its hard one");
         assert_eq!(inner.tag(Owner::Process(ProcessId(PLANNER))), None, "ids have 24 bits");
-        assert_eq!(split(inner.tag(Owner::Planner).expect("there is room")), Some((u32::MAX, PLANNER)));
+        assert_eq!(split(inner.tag(Owner::Planner).expect("there is room")), Some((u32::MAX, Owner::Planner)));
     }
 
     #[test]
@@ -164,6 +188,7 @@ mod tests {
         let _ = std::io::copy(&mut { rx }, &mut std::io::sink());
         assert_eq!(marks.tagged(pid.as_raw()), process(9));
         assert_eq!(Marks::new(0x1234_5679).tagged(pid.as_raw()), None);
+        assert!(all_of(pid.as_raw()).contains(&(0x1234_5678, Owner::Process(ProcessId(9)))));
         crate::sys::process::kill(pid, libc::SIGKILL).expect("our child");
         crate::sys::process::wait_for(pid).expect("our child");
     }

@@ -15,6 +15,7 @@ mod marks;
 pub mod messages;
 mod oom;
 mod planner;
+mod predecessor;
 mod readiness;
 
 use std::collections::BTreeMap;
@@ -36,6 +37,7 @@ use self::logs::{FINISH_WITHIN, Logs};
 use self::manager::Manager;
 use self::marks::{Marks, Owner};
 use self::planner::Planner;
+use self::predecessor::{Predecessor, Registration};
 use self::readiness::Readiness;
 use crate::control::{Control, Host, LogQuery, Ticket};
 use crate::plan::{Ask, Probe, ReadyBy, Server};
@@ -102,6 +104,9 @@ struct Daemon {
     untidy: Option<Time>,
     born: Time,
     marks: Marks,
+    registration: Option<Registration>,
+    /// Until the first plan is there.
+    predecessors: Vec<Predecessor>,
     null: OwnedFd,
     exe: OwnedFd,
     nofile: (u64, u64),
@@ -157,6 +162,8 @@ impl Daemon {
         control.register(poll.registry(), CONTROL)?;
         let born = now();
         let seed = born.0.as_nanos() as u64 ^ u64::from(std::process::id()) << 32;
+        let marks = Marks::new((seed ^ seed >> 32) as u32);
+        let (registration, predecessors) = register(&options.state_dir, &marks);
         Ok(Daemon {
             supervisor: Supervisor::new(seed),
             logs: Logs::new(options.roles.logger),
@@ -173,7 +180,9 @@ impl Daemon {
             ending: Ending::NotYet,
             untidy: None,
             born,
-            marks: Marks::new((seed ^ seed >> 32) as u32),
+            marks,
+            registration,
+            predecessors,
             null: std::fs::OpenOptions::new().read(true).write(true).open("/dev/null").or_else(|_| no_null())?.into(),
             exe: launch::open_own_executable()?,
             nofile,
@@ -189,7 +198,7 @@ impl Daemon {
     fn run(mut self) -> io::Result<i32> {
         // The plan is what everything waits for; a logger is needed once there is one.
         self.plan(false)?;
-        self.logs.start(self.poll.registry(), LOGGER, now())?;
+        self.logs.start(&self.marks, self.poll.registry(), LOGGER, now())?;
         let mut events = Events::with_capacity(1024);
         loop {
             self.carry_out_actions();
@@ -231,6 +240,9 @@ impl Daemon {
             control.goodbye();
         }
         self.readiness.close();
+        if let Some(registration) = self.registration {
+            registration.end();
+        }
         Ok(self.exit_status)
     }
 
@@ -268,7 +280,7 @@ impl Daemon {
         self.supervisor.handle_timeout(now);
         self.manager.handle_timeout(now);
         if self.logs.restart_at().is_some_and(|at| at <= now)
-            && let Err(why) = self.logs.start(self.poll.registry(), LOGGER, now)
+            && let Err(why) = self.logs.start(&self.marks, self.poll.registry(), LOGGER, now)
         {
             log::error!("cannot start a logger: {why}");
         }
@@ -622,8 +634,8 @@ impl Daemon {
         if again {
             self.manager.say(&format!("RELOADING=1\nMONOTONIC_USEC={}", sys::clock::monotonic().as_micros()));
         }
-        self.planner =
-            Some(Planner::start(&self.options.make_plan, again, &self.marks, self.poll.registry(), PLANNER)?);
+        let (make, before) = (&self.options.make_plan, &self.predecessors);
+        self.planner = Some(Planner::start(make, again, &self.marks, before, self.poll.registry(), PLANNER)?);
         Ok(())
     }
 
@@ -641,6 +653,7 @@ impl Daemon {
             // Whatever kept the planner from a plan, or that it was ended for this: nobody needs one any more.
             _ if self.supervisor.is_shutting_down() => Err(vec!["hob is stopping".to_owned()]),
             Ok(plan) => {
+                self.predecessors.clear();
                 let count = plan.specs.len();
                 self.feed(Event::Plan(plan));
                 self.untidy = Some(now());
@@ -824,6 +837,21 @@ impl Host for Daemon {
 
     fn shutdown(&mut self) {
         self.begin_shutdown();
+    }
+}
+
+/// Nothing outlives a PID 1. And no folder to write to is no reason not to run.
+fn register(state_dir: &Path, marks: &Marks) -> (Option<Registration>, Vec<Predecessor>) {
+    if sys::process::pid().as_raw() == 1 {
+        return (None, Vec::new());
+    }
+    match Registration::new(state_dir, marks.nonce()) {
+        Ok((registration, predecessors)) => (Some(registration), predecessors),
+        Err(why) => {
+            let folder = state_dir.display();
+            log::warn!("cannot write to {folder}: {why}; when hob is killed, the next one will not find what it left");
+            (None, Vec::new())
+        }
     }
 }
 
