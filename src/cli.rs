@@ -1,5 +1,7 @@
 //! The command table: help, man page and completions come from it. Parses, then calls what does the work.
 
+mod by_name;
+
 use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::OwnedFd;
@@ -172,7 +174,7 @@ enum Command {
     /// Print a manual page, for man(1): hob man | man -l -
     #[command(hide = true)]
     Man {
-        #[arg(default_value = "hob", value_parser = ["hob", "dotcloud.yml", "hob.toml", "hob-api"])]
+        #[arg(default_value = "hob", value_parser = ["hob", "dotcloud.yml", "hob.toml", "hob-api", "supervisorctl"])]
         page: String,
     },
 }
@@ -202,9 +204,17 @@ struct Names {
 /// Runs the command of this process and ends it.
 pub fn main() -> ! {
     sys::process::fill_standard_fds();
-    let mut args = std::env::args_os().skip(1).peekable();
+    let mut args = std::env::args_os();
+    let name = args.next().unwrap_or_default();
+    if let Some(role) = by_name::role(&name) {
+        std::process::exit(role(&name, args.collect()));
+    }
+    let mut args = args.peekable();
     if args.next_if(|word| word == launch::STUB).is_some() {
         std::process::exit(launch::exec_stub(args));
+    }
+    if args.peek().is_some_and(|word| word == "boot") {
+        hold_signals();
     }
     let cli = Cli::parse();
     let status = run(cli).unwrap_or_else(|failed| {
@@ -214,6 +224,12 @@ pub fn main() -> ! {
         failed.status
     });
     std::process::exit(status)
+}
+
+/// What arrives before the daemon has its handlers waits for them. A PID 1 would never hear of it, since to the kernel
+/// it ignores what it has no handler for (pid_namespaces(7)), and a SIGHUP would end any other.
+fn hold_signals() {
+    let _ = sys::sigwait::block_all();
 }
 
 fn run(cli: Cli) -> Result<i32, Failed> {
@@ -232,6 +248,7 @@ fn run(cli: Cli) -> Result<i32, Failed> {
     match cli.command {
         Command::Boot { command, .. } if !command.is_empty() => Ok(init::main(&command)),
         Command::Boot { home, file, service, .. } => {
+            hold_signals();
             let source = match home {
                 Some(home) => Source::Home { home, file: file.map(absolute), service },
                 None if file.is_some() || service.is_some() => {
@@ -287,6 +304,7 @@ fn run(cli: Cli) -> Result<i32, Failed> {
                 "dotcloud.yml" => include_str!("../man/dotcloud.yml.5").to_owned(),
                 "hob.toml" => include_str!("../man/hob.toml.5").to_owned(),
                 "hob-api" => include_str!("../man/hob-api.7").to_owned(),
+                "supervisorctl" => include_str!("../man/supervisorctl.1").to_owned(),
                 _ => man_page(),
             };
             Ok(client::print(&text).map(|()| 0)?)

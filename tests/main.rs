@@ -22,4 +22,5 @@ mod pidproxy;
 mod soak;
 mod stop;
 mod supervise;
+mod supervisorctl;
 mod systemd;
