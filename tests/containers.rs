@@ -51,7 +51,7 @@ impl Bundle {
             yml += &format!("    {line}\n");
         }
         fs::write(root.join("home/dotcloud.yml"), yml).expect("a fresh file");
-        let ran = run(Command::new("runc").arg("spec").current_dir(home.dir.path()));
+        let ran = run(runc(&home).arg("spec").current_dir(home.dir.path()));
         assert_eq!(ran.code, 0, "{ran:?}");
         let text = fs::read_to_string(home.beside("config.json")).expect("runc has just written it");
         let mut config: Value = serde_json::from_str(&text).expect("runc writes JSON");
@@ -293,7 +293,7 @@ impl Drop for Container {
 
 /// runc with its own list of containers, which goes with the test.
 fn runc(home: &Home) -> Command {
-    let mut command = Command::new("runc");
+    let mut command = Command::new(which("runc").unwrap_or_else(|| "runc".into()));
     command.arg("--root").arg(home.beside("runc"));
     command
 }
