@@ -213,6 +213,9 @@ pub fn main() -> ! {
     if args.next_if(|word| word == launch::STUB).is_some() {
         std::process::exit(launch::exec_stub(args));
     }
+    if args.peek().is_some_and(|word| word == "boot") {
+        hold_signals();
+    }
     let cli = Cli::parse();
     let status = run(cli).unwrap_or_else(|failed| {
         for line in failed.message.lines() {
@@ -221,6 +224,12 @@ pub fn main() -> ! {
         failed.status
     });
     std::process::exit(status)
+}
+
+/// What arrives before the daemon has its handlers waits for them. A PID 1 would never hear of it, since to the kernel
+/// it ignores what it has no handler for (pid_namespaces(7)), and a SIGHUP would end any other.
+fn hold_signals() {
+    let _ = sys::sigwait::block_all();
 }
 
 fn run(cli: Cli) -> Result<i32, Failed> {
@@ -239,6 +248,7 @@ fn run(cli: Cli) -> Result<i32, Failed> {
     match cli.command {
         Command::Boot { command, .. } if !command.is_empty() => Ok(init::main(&command)),
         Command::Boot { home, file, service, .. } => {
+            hold_signals();
             let source = match home {
                 Some(home) => Source::Home { home, file: file.map(absolute), service },
                 None if file.is_some() || service.is_some() => {

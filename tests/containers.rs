@@ -374,7 +374,8 @@ fn without_the_capability_to_become_another_user_the_process_says_so_and_hob_liv
     }
     let mut container = Bundle::busybox("one: {command: sleep 1000, user: app}\ntwo: sleep 1000").boot();
     let one = container.wait_state("one", "FATAL");
-    assert_eq!(one.why(), "cannot set groups: operation not permitted");
+    let why = "cannot exec sleep: cannot become user app: operation not permitted (stage setgroups)";
+    assert_eq!(one.why(), why);
     container.wait_state("two", "RUNNING");
     assert_eq!(container.stop().0, 0, "{}", container.said());
 }
@@ -560,7 +561,7 @@ fn at_the_limit_of_processes_a_start_is_tried_again_and_everything_else_goes_on(
     container.wait("an answer", || ask("GET", "/v1/processes", None));
     let answer =
         ask("POST", "/v1/start", Some(r#"{"names": ["late"], "wait": true, "timeout": 5}"#)).expect("an answer");
-    assert!(answer.1.contains("BACKOFF: cannot fork"), "{answer:?}");
+    assert!(answer.1.contains("BACKOFF: cannot exec") && answer.1.contains("cannot fork"), "{answer:?}");
     let stopped = ask("POST", "/v1/stop", Some(r#"{"names": ["bomb"], "wait": true}"#)).expect("an answer");
     assert!(stopped.1.contains("\"ok\":true"), "{stopped:?}\n{}", container.said());
     container.wait_state("late", "RUNNING");

@@ -333,7 +333,7 @@ pub const SETTINGS: &[Opt<SettingsFile>] = &[
         key: "socket_mode",
         kind: "octal number",
         default: "\"0600\"",
-        doc: "The permissions of the control socket.",
+        doc: "The permissions of the control socket. Whatever they are, only root, hob's own user and the group are served.",
         set: |o, v| put(&mut o.socket_mode, Some(scalar(v, kinds::octal)?)),
     },
     Opt {

@@ -507,6 +507,10 @@ impl Daemon {
                 self.begin_shutdown();
             }
             SIGHUP => {
+                // Somebody who cannot reach hob any more may know no other signal.
+                if let Some(control) = &mut self.control {
+                    control.rebind();
+                }
                 if let Err(why) = self.plan(true) {
                     log::error!("cannot reload: {why}");
                 }
@@ -634,14 +638,15 @@ impl Daemon {
         }
         let first = self.supervisor.plan().instances.is_empty() && self.supervisor.processes().next().is_none();
         let answer = match result {
-            Ok(plan) if !self.supervisor.is_shutting_down() => {
+            // Whatever kept the planner from a plan, or that it was ended for this: nobody needs one any more.
+            _ if self.supervisor.is_shutting_down() => Err(vec!["hob is stopping".to_owned()]),
+            Ok(plan) => {
                 let count = plan.specs.len();
                 self.feed(Event::Plan(plan));
                 self.untidy = Some(now());
                 self.manager.say(&format!("READY=1\nSTATUS={count} processes"));
                 Ok(format!("{count} processes"))
             }
-            Ok(_) => Err(vec!["hob is stopping".to_owned()]),
             Err(refusal) => {
                 // Said plainly, without a log prefix: it is what the person who typed the command waits for.
                 for error in &refusal.errors {

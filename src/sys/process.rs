@@ -106,6 +106,10 @@ pub fn effective_uid() -> u32 {
     Uid::effective().as_raw()
 }
 
+pub fn effective_gid() -> u32 {
+    Gid::effective().as_raw()
+}
+
 pub fn pid() -> Pid {
     nix::unistd::getpid()
 }
