@@ -385,7 +385,7 @@ fn read_boot_settings(places: &Places, console: bool) -> Result<Settings, Failed
 fn serve(source: Source, places: Places, settings: Settings, console: bool) -> Result<i32, Failed> {
     let options = daemon::Options {
         socket: settings.socket.clone(),
-        servers: vec![own_server(&settings)],
+        servers: own_servers(&settings),
         state_dir: settings.state_dir.clone(),
         log_dir: settings.log_dir.clone(),
         config: settings.files.clone(),
@@ -418,10 +418,13 @@ fn serve(source: Source, places: Places, settings: Settings, console: bool) -> R
     daemon::boot(options).map_err(|why| Failed { message: why.to_string(), status: 111 })
 }
 
-/// The socket in the file system that every command uses.
-fn own_server(settings: &Settings) -> Server {
+/// The socket in the file system that every command uses, and the one on the network if there is to be one.
+fn own_servers(settings: &Settings) -> Vec<Server> {
     let (path, mode, group) = (settings.socket.clone(), settings.socket_mode, settings.socket_group);
-    Server { name: "hob".into(), address: Address::Unix { path, mode, owner: None, group }, login: None }
+    let own = Server { name: "hob".into(), address: Address::Unix { path, mode, owner: None, group }, login: None };
+    let listen = settings.listen.clone();
+    let inet = listen.map(|l| Server { name: "listen".into(), address: l.address, login: Some(l.login) });
+    [own].into_iter().chain(inet).collect()
 }
 
 fn lines(text: &str) -> Vec<String> {

@@ -16,6 +16,7 @@ mod hostile;
 mod hygiene;
 mod launch;
 mod layers;
+mod listen;
 mod logs;
 mod many;
 mod pid1;
