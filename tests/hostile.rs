@@ -143,7 +143,7 @@ fn another_user_is_kept_out_and_from_secrets_whatever_the_mode_of_the_socket() {
     // A mode that lets everybody connect makes nobody welcome.
     let hob = Home::with("one: sleep 1000").settings("socket_mode = \"0666\"\n").boot();
     hob.running("one");
-    as_nobody(&hob, &["status"]).expect(1).says("uid 65534 may not talk to hob");
+    as_nobody(&hob, &["status"]).expect(4).says("uid 65534 may not talk to hob");
     let ran = as_nobody(&hob, &["run", "www", "--", "env"]);
     assert!(ran.code != 0 && !ran.out.contains("PORT_WWW"), "{ran:?}");
     hob.shutdown();

@@ -81,7 +81,7 @@ fn look(orphans: &HashSet<i32>, marks: &Marks, traces: &[Trace]) -> Leftovers {
 fn of_process(owner: Owner) -> Option<ProcessId> {
     match owner {
         Owner::Process(id) => Some(id),
-        Owner::Planner | Owner::Logger => None,
+        Owner::Helper | Owner::Logger => None,
     }
 }
 

@@ -359,7 +359,7 @@ impl Daemon {
             runs = rest;
             let priority = |run: &Run| Some(self.supervisor.process(run.job.process())?.spec().priority);
             let at_will = many.iter().all(|run| priority(run) == many.first().and_then(priority));
-            match batch::start(&many, at_will, &|run| self.launch(run, run.job.process())) {
+            match batch::start(&many, at_will, &self.marks, &|run| self.launch(run, run.job.process())) {
                 Ok((batches, left)) => {
                     self.children.add_batches(batches);
                     runs.extend(left);

@@ -58,7 +58,7 @@ impl Planner {
         let pid = sys::process::fork(|| {
             sys::process::set_name("hob plan");
             let _ = sys::process::new_session();
-            marks.tag_self(Owner::Planner);
+            marks.tag_self(Owner::Helper);
             sys::process::close_others(&[tx.as_raw_fd()]);
             // A daemon that is gone needs no plan.
             let send = |mut tx: &PipeWriter, message: &Message| {
