@@ -5,7 +5,7 @@
 //! |---|---|
 //! | 9 inheritance | `hygiene`, golden file under eight start conditions; `launch` for users and groups |
 //! | 10 unbounded memory | here: deaf clients and a flood of events, a line of a gigabyte, a flood of notifications; `soak` |
-//! | 11 control socket | `control`: stale file, two daemons, half and huge requests, EMFILE, long path; here: strangers, a deleted socket, links, a full /run, requests bent by chance |
+//! | 11 control socket | `control`: stale file, two daemons, half and huge requests, EMFILE, long path, strangers, a removed socket; here: links, a full /run, requests bent by chance |
 //! | 12 state | here: `ports.json` cut at any byte, a state directory that is full, read-only or no directory, a kill at any moment |
 //! | 13 clock | here: a wall clock that steps by years, a time namespace |
 //! | 14 shutdown and reload | `supervise`: a cycle, a second TERM; `stop`: stop during start and back-off; here: orders by chance against the real thing, what waits for ever, a postinstall that hangs, a reload that takes a running process away; `supervisor::random_tests` for a million steps of the same in the simulated world |
@@ -13,9 +13,8 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixStream;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -123,46 +122,6 @@ fn a_program_that_floods_its_notify_socket_holds_nobody_up() {
 }
 
 // ---------------------------------------------------------------- 11 the control socket
-
-#[test]
-fn another_user_is_kept_out_and_from_secrets_whatever_the_mode_of_the_socket() {
-    if !need_all(&["root", "setpriv"]) {
-        return;
-    }
-    let as_nobody = |hob: &Hob, words: &[&str]| {
-        let mut command = Command::new("setpriv");
-        command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "--", hob_bin()]).args(words);
-        hob.home.dress(&mut command);
-        run(&mut command)
-    };
-    let hob = Home::with("one: sleep 1000").boot();
-    let ran = as_nobody(&hob, &["status"]);
-    assert_eq!(ran.code, 4, "{ran:?}");
-    assert!(ran.err.contains("hob.sock") && ran.err.contains("permission denied"), "{ran:?}");
-    hob.shutdown();
-    // A mode that lets everybody connect makes nobody welcome.
-    let hob = Home::with("one: sleep 1000").settings("socket_mode = \"0666\"\n").boot();
-    hob.running("one");
-    as_nobody(&hob, &["status"]).expect(4).says("uid 65534 may not talk to hob");
-    let ran = as_nobody(&hob, &["run", "www", "--", "env"]);
-    assert!(ran.code != 0 && !ran.out.contains("PORT_WWW"), "{ran:?}");
-    hob.shutdown();
-}
-
-#[test]
-fn a_socket_that_was_deleted_is_made_again_at_usr2() {
-    let hob = Home::with("one: sleep 1000").boot();
-    let pid = hob.running("one");
-    let path = hob.home.beside("hob.sock");
-    fs::remove_file(&path).expect("it is there");
-    assert_eq!(hob.hob(&["status"]).code, 4);
-    hob.signal(Signal::SIGUSR2);
-    wait_for("the socket", || path.exists().then_some(()));
-    assert_eq!(hob.running("one"), pid);
-    assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
-    hob.shutdown();
-    assert!(!path.exists(), "it goes with the daemon all the same");
-}
 
 #[test]
 fn a_link_in_the_place_of_the_socket_leads_nowhere() {
