@@ -24,5 +24,6 @@ mod pidproxy;
 mod soak;
 mod stop;
 mod supervise;
+mod supervisord;
 mod supervisorctl;
 mod systemd;
