@@ -24,6 +24,6 @@ mod pidproxy;
 mod soak;
 mod stop;
 mod supervise;
-mod supervisord;
 mod supervisorctl;
+mod supervisord;
 mod systemd;
