@@ -11,6 +11,7 @@ mod containers;
 mod control;
 mod docs;
 mod examples;
+mod failure_modes;
 mod hostile;
 mod hygiene;
 mod launch;

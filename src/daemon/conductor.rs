@@ -563,7 +563,8 @@ impl Daemon {
 
     fn read_for_first_purpose(&mut self) {
         while self.conductor.as_ref().is_some_and(|conductor| !conductor.purposes.is_empty()) {
-            match Planner::start(&self.options.make_plan, true, &self.marks, self.poll.registry(), super::PLANNER) {
+            let make = &self.options.make_plan;
+            match Planner::start(make, true, &self.marks, &[], self.poll.registry(), super::PLANNER) {
                 Ok(planner) => {
                     self.planner = Some(planner);
                     return;

@@ -19,6 +19,7 @@ mod marks;
 pub mod messages;
 mod oom;
 mod planner;
+mod predecessor;
 mod readiness;
 mod stdio;
 
@@ -44,6 +45,7 @@ use self::logs::{FINISH_WITHIN, Logs};
 use self::manager::Manager;
 use self::marks::{Marks, Owner};
 use self::planner::Planner;
+use self::predecessor::{Predecessor, Registration};
 use self::readiness::Readiness;
 use crate::control::{Control, GroupError, Host, LogPiece, LogQuery, Tail, Ticket};
 use crate::plan::{Ask, Plan, Probe, Reach, ReadyBy, Server};
@@ -116,6 +118,9 @@ struct Daemon {
     untidy: Option<Time>,
     born: Time,
     marks: Marks,
+    registration: Option<Registration>,
+    /// Until the first plan is there.
+    predecessors: Vec<Predecessor>,
     null: OwnedFd,
     exe: OwnedFd,
     nofile: (u64, u64),
@@ -173,6 +178,8 @@ impl Daemon {
         control.register(poll.registry(), CONTROL)?;
         let born = now();
         let seed = born.0.as_nanos() as u64 ^ u64::from(std::process::id()) << 32;
+        let marks = Marks::new((seed ^ seed >> 32) as u32);
+        let (registration, predecessors) = register(&options, &marks);
         Ok(Daemon {
             supervisor: Supervisor::new(seed),
             logs: Logs::new(options.roles.logger),
@@ -191,7 +198,9 @@ impl Daemon {
             ending: Ending::NotYet,
             untidy: None,
             born,
-            marks: Marks::new((seed ^ seed >> 32) as u32),
+            marks,
+            registration,
+            predecessors,
             null: std::fs::OpenOptions::new().read(true).write(true).open("/dev/null").or_else(|_| no_null())?.into(),
             exe: launch::open_own_executable()?,
             nofile,
@@ -211,7 +220,7 @@ impl Daemon {
         if given.is_none() {
             self.plan(false)?;
         }
-        self.logs.start(self.poll.registry(), LOGGER, now())?;
+        self.logs.start(&self.marks, self.poll.registry(), LOGGER, now())?;
         if let Some(given) = given {
             self.conduct(given)?;
         }
@@ -263,6 +272,9 @@ impl Daemon {
         }
         self.readiness.close();
         self.end_conducting();
+        if let Some(registration) = self.registration {
+            registration.end();
+        }
         Ok(self.exit_status)
     }
 
@@ -307,7 +319,7 @@ impl Daemon {
         self.supervisor.handle_timeout(now);
         self.manager.handle_timeout(now);
         if self.logs.restart_at().is_some_and(|at| at <= now)
-            && let Err(why) = self.logs.start(self.poll.registry(), LOGGER, now)
+            && let Err(why) = self.logs.start(&self.marks, self.poll.registry(), LOGGER, now)
         {
             log::error!("cannot start a logger: {why}");
         }
@@ -397,7 +409,7 @@ impl Daemon {
             runs = rest;
             let priority = |run: &Run| Some(self.supervisor.process(run.job.process())?.spec().priority);
             let at_will = many.iter().all(|run| priority(run) == many.first().and_then(priority));
-            match batch::start(&many, at_will, &|run| self.launch(run, run.job.process())) {
+            match batch::start(&many, at_will, &self.marks, &|run| self.launch(run, run.job.process())) {
                 Ok((batches, left)) => {
                     self.children.add_batches(batches);
                     runs.extend(left);
@@ -751,8 +763,8 @@ impl Daemon {
         if again {
             self.manager.say(&format!("RELOADING=1\nMONOTONIC_USEC={}", sys::clock::monotonic().as_micros()));
         }
-        self.planner =
-            Some(Planner::start(&self.options.make_plan, again, &self.marks, self.poll.registry(), PLANNER)?);
+        let (make, before) = (&self.options.make_plan, &self.predecessors);
+        self.planner = Some(Planner::start(make, again, &self.marks, before, self.poll.registry(), PLANNER)?);
         Ok(())
     }
 
@@ -773,6 +785,7 @@ impl Daemon {
             // Whatever kept the planner from a plan, or that it was ended for this: nobody needs one any more.
             _ if self.supervisor.is_shutting_down() => Err(vec!["hob is stopping".to_owned()]),
             Ok(plan) => {
+                self.predecessors.clear();
                 let count = plan.specs.len();
                 self.feed(Event::Plan(plan));
                 self.untidy = Some(now());
@@ -1059,6 +1072,21 @@ impl Daemon {
 struct Ends {
     stdin: OwnedFd,
     stdout: Option<OwnedFd>,
+}
+
+/// Nothing outlives a PID 1, and a supervisord has no state directory. No folder to write to is no reason not to run.
+fn register(options: &Options, marks: &Marks) -> (Option<Registration>, Vec<Predecessor>) {
+    if sys::process::pid().as_raw() == 1 || options.supervisord.is_some() {
+        return (None, Vec::new());
+    }
+    match Registration::new(&options.state_dir, marks.nonce()) {
+        Ok((registration, predecessors)) => (Some(registration), predecessors),
+        Err(why) => {
+            let folder = options.state_dir.display();
+            log::warn!("cannot write to {folder}: {why}; when hob is killed, the next one will not find what it left");
+            (None, Vec::new())
+        }
+    }
 }
 
 const STREAMERS_MAX: usize = 64;
