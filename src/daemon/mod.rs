@@ -8,6 +8,7 @@
 mod batch;
 mod children;
 mod conductor;
+mod fetches;
 pub mod launch;
 mod leftovers;
 mod logs;
@@ -38,6 +39,7 @@ pub use self::planner::{MakePlan, Refusal};
 
 use self::children::{Children, Reaped};
 use self::conductor::{Conductor, INPUTS, SPEAKERS};
+use self::fetches::{FETCHES, Fetches};
 use self::launch::{Launch, Report};
 use self::logs::{FINISH_WITHIN, Logs};
 use self::manager::Manager;
@@ -110,6 +112,7 @@ struct Daemon {
     has_launchers: bool,
     /// Forked to stream logs to a client.
     streamers: Vec<Pid>,
+    fetches: Fetches,
     ending: Ending,
     /// Since when a plan is being carried out whose memory has not been given back.
     untidy: Option<Time>,
@@ -191,6 +194,7 @@ impl Daemon {
             to_start: Vec::new(),
             has_launchers: true,
             streamers: Vec::new(),
+            fetches: Fetches::default(),
             ending: Ending::NotYet,
             untidy: None,
             born,
@@ -256,6 +260,7 @@ impl Daemon {
                             }
                         });
                     }
+                    Token(token) if token >= FETCHES => self.hear_fetch((token - FETCHES) as u64),
                     Token(token) if token >= INPUTS => self.hear_conducted(token, event.is_writable()),
                     Token(token) => self.hear_notify(ProcessId((token - NOTIFY) as u32)),
                 }
@@ -295,6 +300,7 @@ impl Daemon {
             self.manager.next_deadline(),
             self.logs.restart_at(),
             self.conductor_deadline(),
+            self.fetches.next_deadline(),
             (!self.decided.is_empty()).then(Time::default),
             ending,
         ]
@@ -320,6 +326,7 @@ impl Daemon {
         if self.conductor.is_some() {
             self.handle_conductor_timeout();
         }
+        self.tell_failed_fetches();
         self.with_control(|control, daemon| control.handle_timeout(now, daemon));
     }
 
