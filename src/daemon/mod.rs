@@ -39,8 +39,8 @@ use self::planner::Planner;
 use self::readiness::Readiness;
 use crate::control::{Control, Host, LogQuery, Ticket};
 use crate::plan::{Ask, Probe, ReadyBy, Server};
-use crate::supervisor::Supervisor;
 use crate::supervisor::event::{Action, Change, Event, Exit, Job, Phase, ProcessId, Run, Survivor, Time};
+use crate::supervisor::{Process, Supervisor};
 use crate::sys;
 use crate::sys::process::Pid;
 use crate::wire;
@@ -98,8 +98,8 @@ struct Daemon {
     /// Forked to stream logs to a client.
     streamers: Vec<Pid>,
     ending: Ending,
-    /// Since when a plan is being carried out whose memory has not been given back.
-    untidy: Option<Time>,
+    /// When to give back the memory that a plan has taken.
+    tidy_at: Option<Time>,
     born: Time,
     marks: Marks,
     null: OwnedFd,
@@ -170,7 +170,7 @@ impl Daemon {
             has_launchers: true,
             streamers: Vec::new(),
             ending: Ending::NotYet,
-            untidy: None,
+            tidy_at: None,
             born,
             marks: Marks::new((seed ^ seed >> 32) as u32),
             null: std::fs::OpenOptions::new().read(true).write(true).open("/dev/null").or_else(|_| no_null())?.into(),
@@ -196,7 +196,6 @@ impl Daemon {
             if self.ending == Ending::Done {
                 break;
             }
-            self.tidy();
             match self.poll.poll(&mut events, self.until_next_deadline()) {
                 Err(why) if why.kind() != io::ErrorKind::Interrupted => log::error!("cannot wait for events: {why}"),
                 _ => {}
@@ -233,12 +232,14 @@ impl Daemon {
     }
 
     /// Once a plan has come to rest, gives back the memory that reading it and starting everything took.
-    fn tidy(&mut self) {
-        let Some(since) = self.untidy else { return };
-        let at_rest = || self.supervisor.processes().all(|process| process.phase() != Phase::Starting);
-        if at_rest() || now().since(since) > TIDY_WITHIN {
+    fn tidy(&mut self, now: Time) {
+        if self.tidy_at.is_none_or(|at| at > now) {
+            return;
+        }
+        let starts = |process: &Process| process.phase() == Phase::Starting;
+        self.tidy_at = self.supervisor.processes().any(starts).then(|| now + TIDY_AFTER);
+        if self.tidy_at.is_none() {
             sys::memory::release();
-            self.untidy = None;
         }
     }
 
@@ -253,6 +254,7 @@ impl Daemon {
             self.control.as_ref().and_then(Control::next_deadline),
             self.manager.next_deadline(),
             self.logs.restart_at(),
+            self.tidy_at,
             ending,
         ]
         .into_iter()
@@ -265,6 +267,7 @@ impl Daemon {
         let now = now();
         self.supervisor.handle_timeout(now);
         self.manager.handle_timeout(now);
+        self.tidy(now);
         if self.logs.restart_at().is_some_and(|at| at <= now)
             && let Err(why) = self.logs.start(self.poll.registry(), LOGGER, now)
         {
@@ -634,7 +637,7 @@ impl Daemon {
             Ok(plan) if !self.supervisor.is_shutting_down() => {
                 let count = plan.specs.len();
                 self.feed(Event::Plan(plan));
-                self.untidy = Some(now());
+                self.tidy_at = Some(now() + TIDY_AFTER);
                 self.manager.say(&format!("READY=1\nSTATUS={count} processes"));
                 Ok(format!("{count} processes"))
             }
@@ -733,8 +736,8 @@ impl Daemon {
     }
 }
 
-/// A plan whose processes are all still being started after this is as good as at rest.
-const TIDY_WITHIN: Duration = Duration::from_secs(10);
+/// How long after a plan its memory is given back: by then most of what it starts has started.
+const TIDY_AFTER: Duration = Duration::from_secs(2);
 
 /// What strays get between SIGTERM and SIGKILL when hob ends.
 const STRAY_GRACE: Duration = Duration::from_secs(1);
