@@ -105,6 +105,7 @@ struct Daemon {
     null: OwnedFd,
     exe: OwnedFd,
     nofile: (u64, u64),
+    oom_score_adj: Option<i32>,
     exit_status: i32,
 }
 
@@ -176,6 +177,7 @@ impl Daemon {
             null: std::fs::OpenOptions::new().read(true).write(true).open("/dev/null").or_else(|_| no_null())?.into(),
             exe: launch::open_own_executable()?,
             nofile,
+            oom_score_adj: oom::score_of_processes(),
             exit_status: 0,
             children,
             signals,
@@ -422,6 +424,7 @@ impl Daemon {
             reports: self.children.report_tx(),
             exe: self.exe.as_fd(),
             nofile: self.nofile,
+            oom_score_adj: self.oom_score_adj,
             marks: &self.marks,
             id,
             pidproxy: self.options.roles.pidproxy,
@@ -507,6 +510,10 @@ impl Daemon {
                 self.begin_shutdown();
             }
             SIGHUP => {
+                // Somebody who cannot reach hob any more may know no other signal.
+                if let Some(control) = &mut self.control {
+                    control.rebind();
+                }
                 if let Err(why) = self.plan(true) {
                     log::error!("cannot reload: {why}");
                 }
@@ -634,14 +641,15 @@ impl Daemon {
         }
         let first = self.supervisor.plan().instances.is_empty() && self.supervisor.processes().next().is_none();
         let answer = match result {
-            Ok(plan) if !self.supervisor.is_shutting_down() => {
+            // Whatever kept the planner from a plan, or that it was ended for this: nobody needs one any more.
+            _ if self.supervisor.is_shutting_down() => Err(vec!["hob is stopping".to_owned()]),
+            Ok(plan) => {
                 let count = plan.specs.len();
                 self.feed(Event::Plan(plan));
                 self.tidy_at = Some(now() + TIDY_AFTER);
                 self.manager.say(&format!("READY=1\nSTATUS={count} processes"));
                 Ok(format!("{count} processes"))
             }
-            Ok(_) => Err(vec!["hob is stopping".to_owned()]),
             Err(refusal) => {
                 // Said plainly, without a log prefix: it is what the person who typed the command waits for.
                 for error in &refusal.errors {

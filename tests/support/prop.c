@@ -19,6 +19,7 @@
  *                                    pause USEC after each write; then wait
  *   prop countexit LINES CODE        the same as fast as it can, then exit with CODE
  *   prop notify MS TEXT...           after MS send each TEXT to NOTIFY_SOCKET, then wait
+ *   prop notifyflood                 send READY=1 to NOTIFY_SOCKET, and then anything as fast as it can
  *   prop http PORT MS FILE           after MS listen on 127.0.0.1:PORT, answer with the status in FILE (200 without)
  *   prop tcp PORT MS                 after MS listen, accept and close
  *   prop orphans N                   leave N grandchildren that end at once, print "done", wait
@@ -28,6 +29,8 @@
  *   prop show FILE                   print a file, where there is no cat
  *   prop stopself                    SIGSTOP itself
  *   prop eat MIB                     touch that much memory, then wait
+ *   prop soak DIR NAME SEED HOW      a short life of numbered lines, kept account of in DIR/NAME.lives (HOW: letters, below)
+ *        f floods   t last words on TERM   i ignores TERM   o leaves orphans   h starts a helper that gets away
  *   prop setuid0 FILE MARK           become root entirely (the file must be set-uid), ignore TERM, wait
  */
 #define _GNU_SOURCE
@@ -455,7 +458,7 @@ static int server(int port, long ms, const char *file, int speak)
 	return 0;
 }
 
-static int notify(long ms, char **texts)
+static int notify(long ms, char **texts, int flood)
 {
 	const char *path = getenv("NOTIFY_SOCKET");
 	struct sockaddr_un a = {.sun_family = AF_UNIX};
@@ -473,6 +476,8 @@ static int notify(long ms, char **texts)
 	for (; *texts; texts++)
 		if (sendto(s, *texts, strlen(*texts), 0, (void *)&a, l) < 0)
 			printf("notify: %s\n", strerror(errno));
+	while (flood)
+		sendto(s, "STATUS=again", 12, 0, (void *)&a, l);
 	printf("notified\n");
 	fflush(stdout);
 	forever();
@@ -493,6 +498,87 @@ static int signals(const char *file)
 		append(file, b);
 		if (s == SIGTERM)
 			return 0;
+	}
+}
+
+/* ---- soak ---- */
+struct life {
+	unsigned long long number, lines, born, last;
+};
+
+static unsigned long long now_ns(void)
+{
+	struct timespec t;
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return t.tv_sec * 1000000000ull + t.tv_nsec;
+}
+
+/* Writes so many lines at once, at most PIPE_BUF bytes: a kill finds all of them in the pipe or none. Then says so, in a
+ * file, which outlives a kill too. */
+static void account(int fd, struct life *life, const char *name, int lines)
+{
+	char b[4096];
+	for (int i = 0; i < lines; i++) {
+		char *line = b + i * 100;
+		int n = snprintf(line, 101, "%s %06llu %010llu ", name, life->number, life->lines + i);
+		memset(line + n, 'a' + (life->lines + i) % 26, 99 - n);
+		line[99] = '\n';
+	}
+	put(b, lines * 100);
+	life->lines += lines;
+	life->last = now_ns();
+	if (pwrite(fd, life, sizeof *life, life->number * sizeof *life) != sizeof *life)
+		_exit(9);
+}
+
+static int soak(const char *dir, const char *name, long seed, const char *how)
+{
+	char path[300];
+	struct stat st;
+	struct rlimit none = {0, 0};
+	struct life life = {0};
+	setrlimit(RLIMIT_CORE, &none);
+	snprintf(path, sizeof path, "%s/%s.lives", dir, name);
+	int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+	if (fd < 0 || fstat(fd, &st))
+		return 9;
+	life.number = st.st_size / sizeof life;
+	life.born = life.last = now_ns();
+	if (pwrite(fd, &life, sizeof life, life.number * sizeof life) != sizeof life)
+		return 9;
+	srand(seed * 7919 + life.number * 104729 + getpid());
+	if (strchr(how, 't'))
+		signal(SIGTERM, tell);
+	if (strchr(how, 'i'))
+		signal(SIGTERM, SIG_IGN);
+	if (strchr(how, 'h') && !fork())
+		helper("/dev/null", "sdt", dir);
+	for (;;) {
+		int flood = strchr(how, 'f') && rand() % 6 == 0;
+		for (int i = 0; i < (flood ? 200 : 1) && !told; i++)
+			account(fd, &life, name, flood ? 40 : 1 + rand() % 5);
+		for (int i = 0; told && i < 20; i++)
+			account(fd, &life, name, 40);
+		if (told)
+			return 0;
+		usleep(20000 + rand() % 480000);
+		if (strchr(how, 'o') && rand() % 4 == 0 && !fork()) {
+			if (!fork())
+				usleep(rand() % 50000);
+			_exit(0);
+		}
+		switch (rand() % 150) {
+		case 0:
+			return 0;
+		case 1:
+			return rand() % 256;
+		case 2:
+			raise(SIGKILL);
+		case 3:
+			raise(SIGSEGV);
+		case 4:
+			abort();
+		}
 	}
 }
 
@@ -545,7 +631,9 @@ int main(int argc, char **argv)
 		return atoi(argv[3]);
 	}
 	if (IS("notify", 2))
-		return notify(atol(argv[2]), argv + 3);
+		return notify(atol(argv[2]), argv + 3, 0);
+	if (IS("notifyflood", 0))
+		return notify(0, (char *[]){"READY=1", 0}, 1);
 	if (IS("http", 3))
 		return server(atoi(argv[2]), atol(argv[3]), argv[4], 1);
 	if (IS("tcp", 2))
@@ -617,6 +705,8 @@ int main(int argc, char **argv)
 		fflush(stdout);
 		forever();
 	}
+	if (IS("soak", 4))
+		return soak(argv[2], argv[3], atol(argv[4]), argv[5]);
 	if (IS("setuid0", 2)) {
 		if (setresuid(0, 0, 0) || setresgid(0, 0, 0))
 			return 7;
