@@ -345,7 +345,8 @@ impl Daemon {
 
     fn start_all(&mut self) {
         let mut runs = std::mem::take(&mut self.to_start);
-        if self.has_launchers && runs.len() >= batch::LEAST {
+        let launchable = runs.iter().filter(|run| self.can_be_launched(**run)).count();
+        if self.has_launchers && launchable >= batch::LEAST {
             let (many, rest): (Vec<Run>, Vec<Run>) = runs.into_iter().partition(|run| self.can_be_launched(*run));
             runs = rest;
             let priority = |run: &Run| Some(self.supervisor.process(run.job.process())?.spec().priority);
