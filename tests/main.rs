@@ -24,4 +24,5 @@ mod soak;
 mod stop;
 mod supervise;
 mod supervisorctl;
+mod supervisord;
 mod systemd;
