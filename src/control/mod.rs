@@ -473,6 +473,12 @@ impl Control {
         if let Some(Err(refusal)) = guarded {
             return client.answer(&refusal, now);
         }
+        // Of a supervisord's socket the mode alone decides who may what.
+        let is_supervisord = host.supervisor().plan().supervisord.is_some();
+        if matches!(client.visitor, Visitor::Stranger(_)) && !is_supervisord {
+            let refusal = routes::refusal(client.visitor, self.own_uid, routes::Who::Member, &request.path);
+            return client.answer(&refusal, now);
+        }
         if request.path.starts_with("/RPC2") {
             return self.handle_rpc(id, request, host);
         }
