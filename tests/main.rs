@@ -23,6 +23,6 @@ mod pidproxy;
 mod soak;
 mod stop;
 mod supervise;
-mod supervisord;
 mod supervisorctl;
+mod supervisord;
 mod systemd;
