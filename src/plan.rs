@@ -53,6 +53,9 @@ pub struct Pool {
     pub events: Vec<String>,
     /// Events that wait at most.
     pub buffer_size: usize,
+    /// `len:` counts characters, as supervisord under Python 3 does, and not bytes, as its manual says.
+    #[serde(default)]
+    pub counts_characters: bool,
 }
 
 /// What only a supervisord.conf says about a process.

@@ -513,10 +513,10 @@ impl Control {
             None
         };
         if let Some((status, why)) = refusal {
-            return self.answer_now(client, &api::failure(status, why.into()), host);
+            return self.answer_now(client, &refusal_page(status, why), host);
         }
         match Exchange::new(&request.body) {
-            Err(why) => self.answer_now(client, &api::failure(400, format!("not an XML-RPC call: {why}")), host),
+            Err(why) => self.answer_now(client, &refusal_page(400, &format!("not an XML-RPC call: {why}")), host),
             Ok(mut exchange) => {
                 exchange.step(host, &mut self.next_ticket);
                 match exchange.answer(host, &mut self.next_ticket) {
@@ -595,6 +595,13 @@ impl Control {
             self.clients.pop();
         }
     }
+}
+
+/// For clients that expect the small page of supervisord's server.
+fn refusal_page(status: u16, why: &str) -> Answer {
+    let why = why.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+    let body = format!("<html><head><title>Error {status}</title></head><body><p>{why}</p></body></html>\n");
+    Answer { status, content: "text/html", body: body.into_bytes(), headers: Vec::new() }
 }
 
 /// What XML-RPC clients say they send.

@@ -87,10 +87,7 @@ impl Launch<'_> {
             Ok(status) => status,
             Err(Failure { stage, errno }) => {
                 if self.spec.program.is_some() {
-                    // Where supervisord's users look for it: in the program's own log.
-                    let why =
-                        format!("supervisor: couldn't {stage}: {errno:?}\nsupervisor: child process was not spawned\n");
-                    let _ = io::Write::write_all(&mut io::stderr(), why.as_bytes());
+                    self.complain(&stage, errno);
                 }
                 Report::Failed { run: self.run, stage: stage.into(), errno: errno as i32 }.send(self.reports);
                 127
@@ -115,6 +112,20 @@ impl Launch<'_> {
             Report::Failed { run: self.run, stage: stage.into(), errno: errno as i32 }.send(self.reports);
             127
         }))
+    }
+
+    /// Where supervisord's users look for it: in the program's own log, in supervisord's words.
+    fn complain(&self, stage: &str, errno: Errno) {
+        let what = match (stage, &self.spec.command.kind) {
+            ("chdir", _) => format!("chdir to {}", self.spec.directory.display()),
+            ("exec", CommandKind::Words(words)) => format!("exec {}", words.first().map_or("", String::as_str)),
+            (stage, _) => match &self.spec.user {
+                Some(user) => format!("{stage} to {}", user.uid),
+                None => stage.to_owned(),
+            },
+        };
+        let text = format!("supervisor: couldn't {what}: {errno:?}\nsupervisor: child process was not spawned\n");
+        let _ = io::Write::write_all(&mut io::stderr(), text.as_bytes());
     }
 
     /// A limit that may not be set is a trouble of that process, not a reason not to run it.
