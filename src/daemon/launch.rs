@@ -87,7 +87,7 @@ impl Launch<'_> {
             Ok(status) => status,
             Err(Failure { stage, errno }) => {
                 if self.spec.program.is_some() {
-                    self.complain(&stage, errno);
+                    self.complain(stage, errno);
                 }
                 Report::Failed { run: self.run, stage: stage.into(), errno: errno as i32 }.send(self.reports);
                 127
