@@ -67,19 +67,9 @@ fn the_conformance_suite_passes_with_the_real_clients() {
         .expect("python runs");
     let text = String::from_utf8_lossy(&out.stdout);
     let failed: Vec<&str> = text.lines().filter(|line| line.starts_with("FAIL")).collect();
-    let expected: Vec<&str> = failed.iter().copied().filter(|line| is_missing(line)).collect();
     assert!(text.contains(" passed, "), "{text}\n{}", String::from_utf8_lossy(&out.stderr));
-    assert_eq!(failed, expected, "{text}");
+    assert_eq!(failed, [""; 0], "{text}");
 }
-
-/// Cases about what hob does not have yet.
-fn is_missing(line: &str) -> bool {
-    MISSING.iter().any(|name| line.strip_prefix("FAIL ").is_some_and(|rest| rest.starts_with(name)))
-}
-
-/// The page at the root of a server.
-const MISSING: &[&str] =
-    &["auth.challenge", "http.root_page", "http.root_page_over_inet", "http.actions", "http.tail_page"];
 
 /// A supervisord in a folder of its own, ended when it goes out of scope.
 struct Supervisord {
