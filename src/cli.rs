@@ -237,7 +237,7 @@ fn run(cli: Cli) -> Result<i32, Failed> {
                 None if file.is_some() || service.is_some() => {
                     return Err(usage("--file and --service belong to --home".into()));
                 }
-                None => Source::Nothing,
+                None => Source::Deployed,
             };
             let is_init = sys::process::pid().as_raw() == 1;
             boot(source, &places, is_init)

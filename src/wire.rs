@@ -81,6 +81,8 @@ pub struct Port {
 pub struct Environment {
     pub home: String,
     pub profile: Option<String>,
+    /// Directories that are seen at other paths inside, the home among them.
+    pub binds: Vec<crate::plan::Bind>,
     pub user: Option<crate::plan::Identity>,
     pub variables: BTreeMap<String, String>,
 }

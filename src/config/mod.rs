@@ -22,11 +22,13 @@ mod yaml;
 
 use std::path::{Path, PathBuf};
 
+use crate::plan::Bind;
+
 pub use assemble::{plan, variables};
 pub use buildfile::{Service, Stack, default_stack, stack};
 pub use environ::{Env, build_env, environment_files, own_env};
 pub use ports::Ports;
-pub use settings::{DEFAULT_USER, Overrides, Settings, settings};
+pub use settings::{DEFAULT_USER, HomeMode, Overrides, Settings, settings};
 pub use users::Users;
 pub use value::{Problems, Warning};
 
@@ -37,10 +39,14 @@ pub struct Placement {
     pub number: u32,
     /// How many instances there are.
     pub of: u32,
+    /// As its processes see it.
     pub home: PathBuf,
     /// The directory that holds the dotcloud.yml.
     pub code: PathBuf,
     pub log_dir: PathBuf,
+    pub binds: Vec<Bind>,
+    /// The name of the application; nothing: that of the directory of the code.
+    pub project: Option<String>,
 }
 
 impl Placement {
@@ -164,6 +170,8 @@ mod tests {
                     home: PathBuf::from("/homes").join(&name),
                     code: PathBuf::from("/code/hello"),
                     log_dir: PathBuf::from("/log").join(&name),
+                    binds: Vec::new(),
+                    project: None,
                 });
             }
         }

@@ -190,6 +190,7 @@ pub fn environment(call: &mut Call<'_>) -> Handled {
     json(&wire::Environment {
         home: instance.home.display().to_string(),
         profile: profile.map(|path| path.display().to_string()),
+        binds: instance.binds.clone(),
         user: instance.user.clone(),
         variables: instance.env.clone(),
     })
@@ -362,7 +363,7 @@ fn instance_shown(instance: &plan::Instance, processes: Vec<String>) -> wire::In
         name: instance.name.clone(),
         service: instance.service.clone(),
         number: instance.number,
-        home: instance.home.display().to_string(),
+        home: instance.real_home().display().to_string(),
         code: instance.code.display().to_string(),
         log_dir: instance.log_dir.display().to_string(),
         ports: instance.ports.iter().map(port).collect(),

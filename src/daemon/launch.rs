@@ -16,7 +16,7 @@ use std::path::Path;
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
-use crate::plan::{CommandKind, Identity, Spec};
+use crate::plan::{Bind, CommandKind, Identity, Spec};
 use crate::sys;
 
 /// What a child tells the daemon. The number is that of its run.
@@ -57,6 +57,8 @@ pub struct Launch<'a> {
     pub report: &'a UnixDatagram,
     /// hob's own executable, opened: its path may be closed to the user the child becomes.
     pub exe: BorrowedFd<'a>,
+    /// What it sees at other paths.
+    pub binds: &'a [Bind],
     /// The limits hob itself was started with; it has raised its own.
     pub nofile: (u64, u64),
     /// Runs a daemonizing command and relays signals (`pidfile:`).
@@ -82,6 +84,7 @@ impl Launch<'_> {
         }
         sys::limits::set_umask(self.spec.umask.unwrap_or(0o022));
         self.set_limits();
+        enter(self.binds)?;
         become_user(self.spec.user.as_ref())?;
         let directory = &self.spec.directory;
         std::env::set_current_dir(directory).stage(format!("change to {}", directory.display()))?;
@@ -187,6 +190,14 @@ pub fn become_user(user: Option<&Identity>) -> Result<(), Failure> {
     let Some(user) = user else { return Ok(()) };
     sys::process::become_user(user.uid, user.gid, &user.groups)
         .map_err(|(stage, why)| Failure { stage: stage.into(), errno: errno_of(&why) })
+}
+
+/// Sees what `binds` say from now on; only root can.
+pub fn enter(binds: &[Bind]) -> Result<(), Failure> {
+    if binds.is_empty() {
+        return Ok(());
+    }
+    sys::mount::enter(binds.iter().map(|bind| (bind.from.as_path(), bind.to.as_path()))).stage("bind its home")
 }
 
 /// A step that failed.

@@ -35,7 +35,7 @@ use self::manager::Manager;
 use self::planner::Planner;
 use self::readiness::Readiness;
 use crate::control::{Control, Host, LogQuery, Ticket};
-use crate::plan::{Ask, Probe, ReadyBy};
+use crate::plan::{Ask, Instance, Probe, ReadyBy};
 use crate::supervisor::Supervisor;
 use crate::supervisor::event::{Action, Change, Event, Exit, Job, Phase, ProcessId, Run, Survivor, Time};
 use crate::sys;
@@ -331,6 +331,7 @@ impl Daemon {
             run: run.number,
             spec,
             base_env: self.base_env(&spec.name.group),
+            binds: self.instance(&spec.name.group).map_or(&[], |instance| &instance.binds),
             extra_env: &extra_env,
             stdout,
             stderr,
@@ -345,7 +346,11 @@ impl Daemon {
 
     fn base_env(&self, instance: &str) -> &BTreeMap<String, String> {
         static NOTHING: BTreeMap<String, String> = BTreeMap::new();
-        self.supervisor.plan().instances.iter().find(|i| i.name == instance).map_or(&NOTHING, |i| &i.env)
+        self.instance(instance).map_or(&NOTHING, |i| &i.env)
+    }
+
+    fn instance(&self, name: &str) -> Option<&Instance> {
+        self.supervisor.plan().instances.iter().find(|instance| instance.name == name)
     }
 
     fn spawn_probe(&self, run: Run, id: ProcessId) -> io::Result<Pid> {
@@ -367,6 +372,10 @@ impl Daemon {
             sys::process::close_others(&[self.children.report_tx().as_raw_fd()]);
             sys::process::close_on_exec_from(3);
             let _ = sys::limits::set_nofile(self.nofile.0, self.nofile.1);
+            // A file of the home, be it a command or a socket, is where the process itself has it.
+            if !matches!(probe.ask, Ask::Tcp(_)) {
+                let _ = self.instance(&spec.name.group).map(|instance| launch::enter(&instance.binds));
+            }
             let _ = launch::become_user(spec.user.as_ref());
             if matches!(probe.ask, Ask::Exec(_)) {
                 let _ = std::env::set_current_dir(&spec.directory);

@@ -21,6 +21,11 @@ pub fn is_writable(fd: &impl AsFd, within: Duration) -> bool {
     matches!(poll(&mut fds, timeout), Ok(1)) && fds[0].revents().is_some_and(|r| r.contains(PollFlags::POLLOUT))
 }
 
+/// Writes everything of the file system that `fd` is on to its disk. syncfs(2).
+pub fn sync_file_system(fd: &impl AsFd) -> io::Result<()> {
+    Ok(nix::unistd::syncfs(fd)?)
+}
+
 /// Makes a pipe hold more. fcntl(2), F_SETPIPE_SZ.
 pub fn grow_pipe(pipe: &impl AsFd, bytes: usize) -> io::Result<()> {
     let bytes = i32::try_from(bytes).map_err(io::Error::other)?;

@@ -14,6 +14,11 @@ pub fn set_nofile(soft: u64, hard: u64) -> io::Result<()> {
     Ok(setrlimit(Resource::RLIMIT_NOFILE, soft, hard)?)
 }
 
+/// The most memory this process may map, in bytes. setrlimit(2).
+pub fn set_address_space(bytes: u64) -> io::Result<()> {
+    Ok(setrlimit(Resource::RLIMIT_AS, bytes, bytes)?)
+}
+
 /// -20 to 19; below the current value needs CAP_SYS_NICE. setpriority(2).
 pub fn set_nice(nice: i32) -> io::Result<()> {
     // SAFETY: takes plain numbers; 0 is this process.

@@ -8,6 +8,7 @@ pub mod command;
 pub mod family;
 pub mod fd;
 pub mod limits;
+pub mod mount;
 pub mod pidfd;
 pub mod poll;
 pub mod proc;
