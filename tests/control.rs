@@ -247,6 +247,18 @@ fn a_socket_path_that_is_too_long_is_a_clear_error() {
 }
 
 #[test]
+fn a_place_where_no_socket_can_be_is_a_clear_error_with_a_way_out() {
+    if !need("root") {
+        return;
+    }
+    let ran = Home::with("one: sleep 1000").env("HOB_SOCKET", "/etc/hob.sock").run_as_nobody().boot_fails();
+    assert_eq!(ran.code, 111);
+    let wanted =
+        "hob: cannot bind /etc/hob.sock: permission denied; choose another place with --socket or HOB_SOCKET\n";
+    assert_eq!(ran.err, wanted);
+}
+
+#[test]
 fn a_waiting_client_that_goes_away_is_forgotten() {
     let hob = Home::with("one: {command: '{prop} stubborn 1 {dir}', stopwaitsecs: 4}").boot();
     hob.wait_log("one.log", "stubborn");

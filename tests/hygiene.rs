@@ -7,7 +7,7 @@ use crate::support::*;
 const CONDITIONS: [&str; 8] = [
     "SIGPIPE ignored",
     "SIGCHLD ignored",
-    "SIGHUP ignored, as under nohup",
+    "SIGHUP ignored, as under nohup, and what glibc keeps to itself, as under runc",
     "200 open descriptors",
     "descriptors 0, 1 and 2 closed",
     "an odd umask",

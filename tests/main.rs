@@ -7,6 +7,7 @@ mod support;
 
 mod boot;
 mod config_errors;
+mod containers;
 mod control;
 mod docs;
 mod examples;
@@ -18,3 +19,4 @@ mod pid1;
 mod pidproxy;
 mod stop;
 mod supervise;
+mod systemd;

@@ -1,6 +1,7 @@
 //! hob as PID 1: in a bare namespace, under bubblewrap, and for one command alone.
 
 use std::fs;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -235,3 +236,50 @@ fn boot_with_a_command_reaps_orphans_and_also_works_when_it_is_not_pid_1() {
 }
 
 // ---------------------------------------------------------------- bubblewrap
+
+#[test]
+fn it_lives_under_bubblewrap_without_capabilities_without_proc_and_with_a_root_that_is_read_only() {
+    if !can() || !need("bwrap") {
+        return;
+    }
+    // The static binary: this root has nothing else than it, the stage prop and the home.
+    let home = Home::bare();
+    let root = home.beside("root");
+    for dir in ["home", "run", "tmp"] {
+        fs::create_dir_all(root.join(dir)).expect("a fresh directory");
+    }
+    fs::copy(static_hob(), root.join("hob")).expect("the root takes a file");
+    fs::copy(prop(), root.join("prop")).expect("the root takes a file");
+    let yml = "www:\n  type: custom\n  processes:\n    one: {command: '/prop escape /tmp/h sdt mark', stopwaitsecs: 1}\n    two: /prop orphans 40\n";
+    fs::write(root.join("home/dotcloud.yml"), yml).expect("the root takes a file");
+    let open = |name: &str| fs::File::create(home.beside(name)).expect("fresh");
+    let mut outer = Command::new("bwrap")
+        .args(["--unshare-all", "--unshare-user", "--uid", "1000", "--gid", "1000", "--as-pid-1", "--die-with-parent"])
+        .args(["--cap-drop", "ALL", "--ro-bind"])
+        .arg(&root)
+        .args(["/", "--tmpfs", "/run", "--tmpfs", "/tmp", "--clearenv"])
+        .args(["--setenv", "XDG_RUNTIME_DIR", "/run", "--setenv", "XDG_STATE_HOME", "/run/state"])
+        .args(["--", "/hob", "boot", "--home", "/home"])
+        .stdin(Stdio::null())
+        .stdout(open("out"))
+        .stderr(open("err"))
+        .spawn()
+        .expect("bwrap starts");
+    let text = |name: &str| fs::read_to_string(home.beside(name)).unwrap_or_default();
+    let pid = wait_for("PID 1", || {
+        let below = tree_of(outer.id() as i32);
+        below.into_iter().find(|p| cmdline(*p).starts_with("/hob boot"))
+    });
+    let socket = format!("/proc/{pid}/root/run/hob/hob.sock");
+    let processes =
+        |state: &str| http(Path::new(&socket), "GET", "/v1/processes", None).map_or(0, |a| a.1.matches(state).count());
+    wait_for("both run", || (processes("\"RUNNING\"") == 2).then_some(()));
+    wait_for("the storm", || text("out").contains("www:two | done").then_some(()));
+    wait_for("the helper", || fs::read_to_string(format!("/proc/{pid}/root/tmp/h")).ok().filter(|t| t.ends_with('\n')));
+    let below = tree_of(pid);
+    assert!(below.iter().all(|p| matches!(stat(*p), None | Some((_, _))) && stat(*p).is_none_or(|s| s.0 != 'Z')));
+    kill(Pid::from_raw(pid), Signal::SIGTERM).expect("PID 1 is there");
+    let code = wait_child(&mut outer, PATIENCE);
+    assert_eq!(code, Some(0), "{}{}", text("out"), text("err"));
+    assert!(below.iter().all(|p| !lives(*p)), "the helper too");
+}

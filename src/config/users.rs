@@ -94,7 +94,11 @@ impl Users {
         let mut identity = self.user(name)?;
         if let Some(group) = group {
             identity.gid = self.group(group)?;
-            identity.groups.insert(0, identity.gid);
+            // The group that a number without a name would have had may be anybody's.
+            if identity.name == name && id(name).is_some() {
+                identity.groups.clear();
+            }
+            identity.groups.push(identity.gid);
         }
         identity.groups.sort_unstable();
         identity.groups.dedup();
@@ -227,7 +231,9 @@ mod tests {
         assert_eq!(users.find("1000").unwrap().name, "web");
         let stranger = users.find("4242").unwrap();
         assert_eq!((stranger.uid, stranger.gid, stranger.groups), (4242, 4242, vec![4242]));
-        assert_eq!(users.find("4242:7").unwrap().gid, 7);
+        let with_group = users.find("4242:7").unwrap();
+        assert_eq!((with_group.gid, with_group.groups), (7, vec![7]));
+        assert_eq!(users.find("1000:7").unwrap().groups, [7, 8, 998, 1000]);
         assert_eq!(users.find("web:mail").unwrap().gid, 8);
     }
 

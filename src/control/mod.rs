@@ -98,7 +98,12 @@ pub struct Control {
 impl Control {
     /// The error is a sentence: `cannot bind /run/hob.sock: in use by pid 812 (hob); is it already running?`
     pub fn bind(path: &Path, mode: u32, group: Option<u32>) -> io::Result<Control> {
-        let listener = listen(path, mode, group)?;
+        let listener = listen(path, mode, group).map_err(|why| match why.kind() {
+            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+                io::Error::new(why.kind(), format!("{why}; choose another place with --socket or HOB_SOCKET"))
+            }
+            _ => why,
+        })?;
         Ok(Control {
             reserve: listener.as_fd().try_clone_to_owned().ok(),
             listener,

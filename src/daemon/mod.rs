@@ -254,9 +254,18 @@ impl Daemon {
     }
 
     fn carry_out_actions(&mut self) {
-        while let Some(action) = self.supervisor.poll_action() {
+        let mut failed = Vec::new();
+        loop {
+            let Some(action) = self.supervisor.poll_action() else {
+                // Only now: who waits for a start must have been told that it began before it is told that it failed.
+                match failed.pop() {
+                    Some(event) => self.feed(event),
+                    None => return,
+                }
+                continue;
+            };
             match action {
-                Action::Spawn(run) => self.spawn(run),
+                Action::Spawn(run) => failed.extend(self.spawn(run)),
                 Action::Signal(run, signal) => self.signal_run(run, signal),
                 Action::Sweep(run, signal) => {
                     if let Job::Process(id) = run.job {
@@ -300,7 +309,8 @@ impl Daemon {
         self.with_control(|control, daemon| control.changed(change, daemon));
     }
 
-    fn spawn(&mut self, run: Run) {
+    /// Starts a child; the event is that it could not.
+    fn spawn(&mut self, run: Run) -> Option<Event> {
         let id = run.job.process();
         let started = match run.job {
             Job::Process(_) => self.spawn_process(run, id),
@@ -312,10 +322,11 @@ impl Daemon {
                 if matches!(run.job, Job::Process(_)) {
                     self.leaders.insert(id, pid.as_raw());
                 }
+                None
             }
             Err(why) => {
                 let errno = why.raw_os_error().unwrap_or(nix::errno::Errno::EAGAIN as i32);
-                self.feed(Event::Exited(run, Exit::CannotExec { stage: "fork".into(), errno }));
+                Some(Event::Exited(run, Exit::CannotExec { stage: "fork".into(), errno }))
             }
         }
     }

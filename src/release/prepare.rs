@@ -58,7 +58,8 @@ pub fn prepare(source: &Source, settings: &Settings, again: bool, step: &mut dyn
         config::plan(&stack, &placements, settings, &mut ports, &own).map_err(|problems| Refused::config(&problems))?;
     warn(warnings);
     if let Err(why) = ports.save() {
-        log::warn!("cannot write the ports to {}: {why}; they may differ next time", settings.state_dir.display());
+        let (dir, why) = (settings.state_dir.display(), describe(&why));
+        log::warn!("cannot write the ports to {dir}: {why}; they may differ next time");
     }
     for (instance, placement) in plan.instances.iter().zip(&placements) {
         make_log_dir(instance);
@@ -178,9 +179,9 @@ pub fn write_files(instance: &Instance, json: &str, yml: &str) -> Result<(), (Pa
             fs::rename(&fresh, &path)
         };
         match write() {
-            // A read-only home has what it needs in its variables.
-            Err(why) if why.raw_os_error() == Some(libc::EROFS) => {
-                log::warn!("{}: cannot write {name}: read-only file system", instance.name);
+            // A home that is read-only, or the image's and not the user's, has what it needs in its variables.
+            Err(why) if matches!(why.raw_os_error(), Some(libc::EROFS | libc::EACCES | libc::EPERM)) => {
+                log::warn!("{}: cannot write {}: {}", instance.name, path.display(), describe(&why));
             }
             Err(why) => return Err((path, why)),
             Ok(()) => {}

@@ -84,6 +84,24 @@ pub fn prop() -> &'static str {
     })
 }
 
+/// The fully static release build, for roots with nothing in them. Built once, beside the others (a minute or two when
+/// it has to be, as the release profile is what it is); cargo sees to it that it is never an old one.
+pub fn static_hob() -> PathBuf {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    let built = BUILT.get_or_init(|| {
+        let target = "x86_64-unknown-linux-gnu";
+        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("static");
+        let mut cargo = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".into()));
+        cargo.args(["build", "--locked", "--release", "--quiet", "--target", target, "--target-dir"]).arg(&dir);
+        cargo.current_dir(env!("CARGO_MANIFEST_DIR")).env_remove("CARGO_ENCODED_RUSTFLAGS");
+        cargo.env("RUSTFLAGS", "-C target-feature=+crt-static");
+        let ran = run_within(Duration::from_secs(900), &mut cargo);
+        assert_eq!(ran.code, 0, "cannot build the static binary: {}", ran.both());
+        dir.join(target).join("release/hob")
+    });
+    built.clone()
+}
+
 // ------------------------------------------------------------------------------------------------ waiting
 
 /// Asks until the answer is there.

@@ -20,6 +20,7 @@
  *   prop signals FILE                append the name of each signal that arrives; TERM ends it with 0
  *   prop raise N                     die of signal N
  *   prop openout                     open /dev/stdout and /dev/stderr by path and write to them
+ *   prop show FILE                   print a file, where there is no cat
  *   prop stopself                    SIGSTOP itself
  *   prop eat MIB                     touch that much memory, then wait
  *   prop setuid0 FILE MARK           become root entirely (the file must be set-uid), ignore TERM, wait
@@ -40,6 +41,7 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -86,6 +88,14 @@ static int hygiene(void)
 			continue;
 		if (a.sa_handler != SIG_DFL) {
 			printf(" %s ignored", sigabbrev_np(s) ? sigabbrev_np(s) : "RT");
+			bad++;
+		}
+	}
+	/* glibc denies these two; the kernel does not. */
+	for (int s = 32; s < 34; s++) {
+		unsigned long a[4] = {0};
+		if (!syscall(SYS_rt_sigaction, s, 0, a, 8) && a[0]) {
+			printf(" %d ignored", s);
 			bad++;
 		}
 	}
@@ -156,8 +166,12 @@ static int hostile(int which, char **cmd)
 		signal(SIGPIPE, SIG_IGN);
 	if (which == 2 || all)
 		signal(SIGCHLD, SIG_IGN);
-	if (which == 3 || all)
+	if (which == 3 || all) {
+		unsigned long ignored[4] = {(unsigned long)SIG_IGN};
 		signal(SIGHUP, SIG_IGN);
+		for (int s = 32; s < 34; s++)
+			syscall(SYS_rt_sigaction, s, ignored, 0, 8);
+	}
 	if (which == 4 || all)
 		for (int i = 0; i < 200; i++)
 			if (dup(2) < 0)
@@ -473,16 +487,30 @@ int main(int argc, char **argv)
 			dprintf(1, "cannot open /dev/stderr: %s\n", strerror(errno));
 		forever();
 	}
+	if (IS("show", 1)) {
+		char b[4096];
+		ssize_t r;
+		int fd = open(argv[2], O_RDONLY);
+		if (fd < 0) {
+			dprintf(2, "cannot open %s: %s\n", argv[2], strerror(errno));
+			return 1;
+		}
+		while ((r = read(fd, b, sizeof b)) > 0)
+			put(b, r);
+		return r < 0;
+	}
 	if (IS("stopself", 0)) {
 		raise(SIGSTOP);
 		forever();
 	}
 	if (IS("eat", 1)) {
 		size_t n = atol(argv[2]) << 20;
-		char *p = malloc(n);
+		/* volatile: the compiler must not find out that nobody reads it. */
+		volatile char *p = malloc(n);
 		if (!p)
 			return 6;
-		memset(p, 1, n);
+		for (size_t i = 0; i < n; i += 4096)
+			p[i] = 1;
 		printf("full\n");
 		fflush(stdout);
 		forever();
