@@ -1,5 +1,7 @@
 //! The command table: help, man page and completions come from it. Parses, then calls what does the work.
 
+mod deploying;
+
 use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::OwnedFd;
@@ -8,6 +10,7 @@ use std::time::Duration;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
+use self::deploying::Deploying;
 use crate::client::{self, Act, Daemon, Failed};
 use crate::config::{self, Overrides, Settings};
 use crate::control::LogQuery;
@@ -48,7 +51,7 @@ struct Places {
 enum Command {
     /// Run the daemon in the foreground, or one command as PID 1
     Boot {
-        /// Boot this built home as one service
+        /// Boot this built home as one service; without it, what was last deployed
         #[arg(long, value_name = "DIR", env = "HOB_HOME", hide_env_values = true)]
         home: Option<PathBuf>,
         /// The dotcloud.yml of that home [default: DIR/dotcloud.yml, else DIR/code/dotcloud.yml]
@@ -73,7 +76,12 @@ enum Command {
         /// Where to build: the home itself for one service, a folder of homes for several
         #[arg(long, value_name = "DIR")]
         home: Option<PathBuf>,
+        /// Write the built homes and the code as one artifact, for hob push on another machine
+        #[arg(short, long, value_name = "FILE.tar.zst", conflicts_with = "home")]
+        out: Option<PathBuf>,
     },
+    #[command(flatten)]
+    Deploying(Deploying),
     /// Show the processes; exit status 3 if one that is named is not running
     Status {
         names: Vec<String>,
@@ -243,10 +251,18 @@ fn run(cli: Cli) -> Result<i32, Failed> {
             boot(source, &places, is_init)
         }
         Command::Up { dir } => up(&dir, &places),
-        Command::Build { dir, home } => {
+        Command::Build { dir, out: Some(out), .. } => {
+            messages::init("info");
+            deploying::build_artifact(&dir, out, &places)
+        }
+        Command::Build { dir, home, out: None } => {
             messages::init("info");
             let settings = settings(&places)?;
             release::build::main(&dir, home.as_deref(), &settings).map_err(failed)
+        }
+        Command::Deploying(command) => {
+            messages::init("info");
+            deploying::run(command, &places)
         }
         Command::Status { names, json } => client::status(&daemon_at(&places)?, &names, json.json),
         Command::Why { names, json } => client::why(&daemon_at(&places)?, &names, json.json),
@@ -373,15 +389,17 @@ fn serve(source: Source, places: Places, settings: Settings, console: bool) -> R
             pidproxy: pidproxy::role,
             logs: serve_logs,
         },
-        make_plan: Box::new(move |again, step| {
+        deployed: matches!(source, Source::Deployed),
+        make_plan: Box::new(move |wanted, step| {
             // A reload sees what the settings say now; paths stay where the daemon has them.
             let (log_dir, state_dir) = (settings.log_dir.clone(), settings.state_dir.clone());
-            let fresh = match again {
+            let fresh = match wanted.again {
                 true => read_boot_settings(&places, console).map(|fresh| Settings { log_dir, state_dir, ..fresh }),
                 false => Ok(settings.clone()),
             };
             let settings = fresh.map_err(|f| Refusal { errors: lines(&f.message), status: f.status })?;
-            prepare(&source, &settings, again, step).map_err(|r| Refusal { errors: r.errors, status: r.status })
+            let source = if wanted.deployed { &Source::Deployed } else { &source };
+            prepare(source, &settings, wanted.again, step).map_err(|r| Refusal { errors: r.errors, status: r.status })
         }),
     };
     daemon::boot(options).map_err(|why| Failed { message: why.to_string(), status: 111 })

@@ -17,6 +17,7 @@ mod layers;
 mod logs;
 mod pid1;
 mod pidproxy;
+mod push;
 mod stop;
 mod supervise;
 mod systemd;

@@ -82,7 +82,12 @@ pub fn variables(
 /// The name of the application.
 fn project(settings: &Settings, placement: &Placement) -> String {
     let directory = || placement.code.file_name().map(|name| name.to_string_lossy().into_owned());
-    settings.project.clone().or_else(|| placement.project.clone()).or_else(directory).unwrap_or_else(|| "hob".to_owned())
+    settings
+        .project
+        .clone()
+        .or_else(|| placement.project.clone())
+        .or_else(directory)
+        .unwrap_or_else(|| "hob".to_owned())
 }
 
 struct Maker<'a> {

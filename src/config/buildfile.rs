@@ -137,7 +137,8 @@ struct Reader {
 
 impl Reader {
     fn stack(&mut self, path: &Path, bytes: &[u8]) -> Stack {
-        let mut stack = Stack { file: path.to_owned(), services: Vec::new(), skipped: Vec::new(), variables: Vec::new() };
+        let mut stack =
+            Stack { file: path.to_owned(), services: Vec::new(), skipped: Vec::new(), variables: Vec::new() };
         let root = match yaml::parse(&self.file, bytes) {
             Ok(Some(root)) => root,
             Ok(None) => {
@@ -592,7 +593,7 @@ const OTHER_TYPES: &[&str] = &[
 ];
 
 /// Each instance lists every other in its environment, so their number squared is what it costs.
-const MAX_INSTANCES: u32 = 256;
+pub const MAX_INSTANCES: u32 = 256;
 const MAX_PROCESSES: usize = 20_000;
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 use crate::plan::Bind;
 
 pub use assemble::{plan, variables};
-pub use buildfile::{Service, Stack, default_stack, stack};
+pub use buildfile::{MAX_INSTANCES, Service, Stack, default_stack, stack};
 pub use environ::{Env, build_env, environment_files, own_env};
 pub use ports::Ports;
 pub use settings::{DEFAULT_USER, HomeMode, Overrides, Settings, settings};

@@ -44,7 +44,9 @@ pub enum Reply {
     },
     Logs(LogQuery),
     /// The answer is `Control::reload_done`'s.
-    Reload,
+    Reload {
+        deployed: Option<bool>,
+    },
     /// The answer is `Control::goodbye`'s.
     Shutdown,
 }
@@ -247,7 +249,11 @@ pub fn reload(call: &mut Call<'_>) -> Handled {
     if call.host.supervisor().is_shutting_down() {
         return Err(failure(503, "hob is shutting down".into()));
     }
-    Ok(Reply::Reload)
+    let asked: wire::Reload = match call.request.body.trim_ascii() {
+        b"" => wire::Reload::default(),
+        body => serde_json::from_slice(body).map_err(|e| failure(400, format!("cannot read the body: {e}")))?,
+    };
+    Ok(Reply::Reload { deployed: asked.deployed })
 }
 
 pub fn shutdown(call: &mut Call<'_>) -> Handled {

@@ -26,7 +26,7 @@ use mio::{Events, Interest, Poll, Token};
 use signal_hook::consts::signal::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
 use signal_hook_mio::v1_0::Signals;
 
-pub use self::planner::{MakePlan, Refusal};
+pub use self::planner::{MakePlan, Refusal, Wanted};
 
 use self::children::{Children, Reaped};
 use self::launch::{Launch, Report};
@@ -52,6 +52,8 @@ pub struct Options {
     /// The files the configuration comes from, to show.
     pub config: Vec<PathBuf>,
     pub roles: Roles,
+    /// Whether the first plan is that of what was deployed, and not of a home.
+    pub deployed: bool,
     pub make_plan: Box<MakePlan>,
 }
 
@@ -82,6 +84,13 @@ struct Daemon {
     planner: Option<Planner>,
     /// Who waits for the plan that is being made.
     reload_tickets: Vec<Ticket>,
+    /// A plan was asked for while one was being made, which may have read what was there before.
+    plan_again: Option<PlanAgain>,
+    /// Whether the plan is that of what was deployed.
+    deployed: bool,
+    /// The same of the plan that is being made.
+    deployed_next: bool,
+    has_plan: bool,
     /// Reaped children of processes that are being stopped: what is left of each is looked for.
     sweeps: BTreeMap<ProcessId, Sweep>,
     /// The pids that led the last run of each process.
@@ -95,6 +104,12 @@ struct Daemon {
     exe: OwnedFd,
     nofile: (u64, u64),
     exit_status: i32,
+}
+
+#[derive(Default)]
+struct PlanAgain {
+    tickets: Vec<Ticket>,
+    deployed: Option<bool>,
 }
 
 struct Sweep {
@@ -153,6 +168,10 @@ impl Daemon {
             control: Some(control),
             planner: None,
             reload_tickets: Vec::new(),
+            plan_again: None,
+            deployed: options.deployed,
+            deployed_next: options.deployed,
+            has_plan: false,
             sweeps: BTreeMap::new(),
             leaders: BTreeMap::new(),
             streamers: Vec::new(),
@@ -541,13 +560,14 @@ impl Daemon {
 
     fn plan(&mut self, again: bool) -> io::Result<()> {
         if self.planner.is_some() {
-            log::info!("the configuration is being read already");
+            self.plan_again.get_or_insert_default();
             return Ok(());
         }
         if again {
             self.manager.say(&format!("RELOADING=1\nMONOTONIC_USEC={}", sys::clock::monotonic().as_micros()));
         }
-        self.planner = Some(Planner::start(&self.options.make_plan, again, self.poll.registry(), PLANNER)?);
+        let wanted = Wanted { again, deployed: self.deployed_next };
+        self.planner = Some(Planner::start(&self.options.make_plan, wanted, self.poll.registry(), PLANNER)?);
         Ok(())
     }
 
@@ -560,10 +580,12 @@ impl Daemon {
         if let Some(planner) = self.planner.take() {
             planner.close(self.poll.registry());
         }
-        let first = self.supervisor.plan().instances.is_empty() && self.supervisor.processes().next().is_none();
+        let first = !self.has_plan;
         let answer = match result {
             Ok(plan) if !self.supervisor.is_shutting_down() => {
                 let count = plan.specs.len();
+                self.has_plan = true;
+                self.deployed = self.deployed_next;
                 self.feed(Event::Plan(plan));
                 self.manager.say(&format!("READY=1\nSTATUS={count} processes"));
                 Ok(format!("{count} processes"))
@@ -583,9 +605,17 @@ impl Daemon {
                 Err(refusal.errors)
             }
         };
+        self.deployed_next = self.deployed;
         for ticket in std::mem::take(&mut self.reload_tickets) {
             let answer = answer.clone();
             self.with_control(|control, daemon| control.reload_done(ticket, answer, daemon));
+        }
+        if let Some(PlanAgain { tickets, deployed }) = self.plan_again.take() {
+            self.reload_tickets = tickets;
+            self.deployed_next = deployed.unwrap_or(self.deployed);
+            if let Err(why) = self.plan(true) {
+                log::error!("cannot reload: {why}");
+            }
         }
     }
 
@@ -686,6 +716,7 @@ impl Host for Daemon {
             uptime: now().since(self.born).as_secs_f64(),
             log_dir: self.options.log_dir.display().to_string(),
             state_dir: self.options.state_dir.display().to_string(),
+            source: if self.deployed { "deployed" } else { "home" }.into(),
             socket: self.options.socket.display().to_string(),
             config: self.options.config.iter().map(|p| p.display().to_string()).collect(),
         }
@@ -705,8 +736,15 @@ impl Host for Daemon {
         self.children.signal(run, signal)
     }
 
-    fn reload(&mut self, ticket: Ticket) {
+    fn reload(&mut self, ticket: Ticket, deployed: Option<bool>) {
+        if self.planner.is_some() {
+            let again = self.plan_again.get_or_insert_default();
+            again.tickets.push(ticket);
+            again.deployed = deployed.or(again.deployed);
+            return;
+        }
         self.reload_tickets.push(ticket);
+        self.deployed_next = deployed.unwrap_or(self.deployed);
         if let Err(why) = self.plan(true) {
             log::error!("cannot reload: {why}");
         }

@@ -23,8 +23,17 @@ pub struct Refusal {
     pub status: i32,
 }
 
-/// Makes a plan, blocking. The first argument is true for a reload, the second gets each step for people.
-pub type MakePlan = dyn Fn(bool, &mut dyn FnMut(&str)) -> Result<Plan, Refusal>;
+/// Makes a plan, blocking. The second argument gets each step for people.
+pub type MakePlan = dyn Fn(Wanted, &mut dyn FnMut(&str)) -> Result<Plan, Refusal>;
+
+/// Which plan is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// It is not the first one.
+    pub again: bool,
+    /// That of what was deployed, whatever hob was booted with.
+    pub deployed: bool,
+}
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -42,7 +51,7 @@ pub struct Planner {
 }
 
 impl Planner {
-    pub fn start(make: &MakePlan, again: bool, registry: &Registry, token: Token) -> io::Result<Planner> {
+    pub fn start(make: &MakePlan, wanted: Wanted, registry: &Registry, token: Token) -> io::Result<Planner> {
         let (rx, mut tx) = io::pipe()?;
         let pid = sys::process::fork(|| {
             sys::process::set_name("hob plan");
@@ -53,7 +62,7 @@ impl Planner {
                 line.push(b'\n');
                 tx.write_all(&line)
             };
-            let result = make(again, &mut |step| drop(send(&Message::Step(step.to_owned()))));
+            let result = make(wanted, &mut |step| drop(send(&Message::Step(step.to_owned()))));
             i32::from(send(&Message::Done(result)).is_err())
         })?;
         sys::fd::set_nonblocking(&rx)?;

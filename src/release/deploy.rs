@@ -52,11 +52,7 @@ pub struct Wanted {
 }
 
 /// The services of a release as they would run: scaled by hand, else as the dotcloud.yml says.
-pub fn scaled(
-    shelf: &mut Shelf<'_>,
-    record: &Record,
-    scale: &BTreeMap<String, u32>,
-) -> Result<Vec<Scaled>, Refused> {
+pub fn scaled(shelf: &mut Shelf<'_>, record: &Record, scale: &BTreeMap<String, u32>) -> Result<Vec<Scaled>, Refused> {
     let mut all = Vec::new();
     for built in &record.services {
         let (_, stack) = shelf.get(&built.revision)?;
@@ -133,7 +129,8 @@ impl Roll<'_> {
                     laid.plan.specs.iter().filter(|s| s.name.group == laid.plan.instances[at].name).collect();
                 let (_, stack) = shelf.get(&scaled.revision)?;
                 let Some(service) = stack.service(&scaled.name) else { continue };
-                let new = New { service, instance: &laid.plan.instances[at], specs, files: &laid.files[at], scaled: &scaled };
+                let new =
+                    New { service, instance: &laid.plan.instances[at], specs, files: &laid.files[at], scaled: &scaled };
                 self.replace(&new, report)?;
             }
         }
@@ -306,8 +303,7 @@ impl Roll<'_> {
 
     /// Keeps `~/data` for the day there is such an instance again.
     fn park(&mut self, running: &Running) -> Result<(), Refused> {
-        let (from, to) =
-            (running.home.join("data"), self.site.store.parked_data(&running.service, running.number));
+        let (from, to) = (running.home.join("data"), self.site.store.parked_data(&running.service, running.number));
         if fs::symlink_metadata(&from).is_err() {
             return Ok(());
         }
@@ -321,7 +317,10 @@ impl Roll<'_> {
     /// In the order of the new deployment; what has left the stack comes last.
     fn order(&mut self) {
         let place = |service: &str| self.generation.services.iter().position(|scaled| scaled.name == service);
-        self.rolling.now.instances.sort_by_key(|i| (place(&i.service).unwrap_or(usize::MAX), i.service.clone(), i.number));
+        self.rolling
+            .now
+            .instances
+            .sort_by_key(|i| (place(&i.service).unwrap_or(usize::MAX), i.service.clone(), i.number));
     }
 
     fn reload(&mut self, deployed: bool) -> Result<(), Refused> {
@@ -441,7 +440,11 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
 }
 
 fn automatic(specs: &[&Spec]) -> Vec<String> {
-    specs.iter().filter(|spec| spec.autostart).map(|spec| format!("{}:{}", spec.name.group, spec.name.process)).collect()
+    specs
+        .iter()
+        .filter(|spec| spec.autostart)
+        .map(|spec| format!("{}:{}", spec.name.group, spec.name.process))
+        .collect()
 }
 
 /// Whether the dotcloud.yml says which ports there are. The one that every service has otherwise may be unused.

@@ -63,6 +63,14 @@ impl<'s> Shelf<'s> {
     }
 }
 
+/// An instance in the plan of its own deployment.
+struct Found<'d> {
+    running: &'d Running,
+    instance: Instance,
+    specs: Vec<Spec>,
+    files: (String, String),
+}
+
 /// Makes the plan of everything that is deployed. Ports keep their numbers, and new ones get theirs in `ports`.
 pub fn lay_out(
     store: &Store,
@@ -74,13 +82,13 @@ pub fn lay_out(
     ports.keep_all();
     let mut shelf = Shelf::new(store);
     let mut laid = LaidOut { plan: Plan { exit_when: settings.exit_when, ..Plan::default() }, ..LaidOut::default() };
-    let mut found: Vec<(&Running, Instance, Vec<Spec>, (String, String))> = Vec::new();
+    let mut found: Vec<Found<'_>> = Vec::new();
     let used: BTreeSet<u64> = deployed.instances.iter().map(|i| i.generation).collect();
     for generation in deployed.generations.iter().filter(|generation| used.contains(&generation.id)) {
         let stack = shelf.stack(generation)?;
         let placements = placements(store, &mut shelf, deployed, generation, settings)?;
-        let (mut plan, warnings) = config::plan(&stack, &placements, settings, ports, own)
-            .map_err(|problems| Refused::config(&problems))?;
+        let (mut plan, warnings) =
+            config::plan(&stack, &placements, settings, ports, own).map_err(|problems| Refused::config(&problems))?;
         laid.warnings.extend(warnings);
         laid.plan.relay_signals.append(&mut plan.relay_signals);
         for (instance, placement) in plan.instances.iter().zip(&placements) {
@@ -92,12 +100,12 @@ pub fn lay_out(
                 spec.autostart = false;
             }
             let files = config::environment_files(&config::variables(&stack, &placements, settings, ports, placement));
-            found.push((running, instance.clone(), specs, files));
+            found.push(Found { running, instance: instance.clone(), specs, files });
         }
     }
     laid.warnings.dedup();
-    found.sort_by_key(|(running, ..)| deployed.instances.iter().position(|i| i == *running));
-    for (_, instance, specs, files) in found {
+    found.sort_by_key(|found| deployed.instances.iter().position(|i| i == found.running));
+    for Found { instance, specs, files, .. } in found {
         laid.plan.instances.push(instance);
         laid.plan.specs.extend(specs);
         laid.files.push(files);
@@ -118,8 +126,7 @@ fn placements(
     for scaled in &generation.services {
         let project = shelf.get(&scaled.revision)?.0.project.clone();
         for number in 0..scaled.instances {
-            let running =
-                deployed.instance(&scaled.name, number).filter(|running| running.generation == generation.id);
+            let running = deployed.instance(&scaled.name, number).filter(|running| running.generation == generation.id);
             let log_dir = settings.log_dir.join(format!("{}.{number}", scaled.name));
             let real = running.map_or_else(|| PathBuf::from("/"), |running| running.home.clone());
             let seen_at = running.and_then(|running| running.seen_at.clone());

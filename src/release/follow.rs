@@ -13,6 +13,7 @@ use jiff::tz::TimeZone;
 use super::prepare::Refused;
 use super::report::{Event, read};
 use super::script::describe;
+use super::store::cannot;
 use crate::sys::process::{self, Pid};
 use crate::sys::sigwait::{self, SignalFd};
 use crate::sys::{pidfd, poll};
@@ -25,21 +26,10 @@ pub enum Style {
     Json,
 }
 
-/// Shows what is there and, while `child` lives, what comes. The result is an exit status: that of the deployment.
-pub fn follow(path: &Path, child: Option<Pid>, style: Style) -> Result<i32, Refused> {
+/// Shows what comes until `child` has ended. The result is an exit status: that of the deployment.
+pub fn follow(path: &Path, child: Pid, style: Style) -> Result<i32, Refused> {
     let failed = |e: io::Error| Refused::one(111, format!("cannot follow the deployment: {}", describe(&e)));
     let mut screen = Screen::new(style);
-    let Some(child) = child else {
-        let mut at = 0;
-        loop {
-            let (events, next) = read(path, at).map_err(failed)?;
-            if events.is_empty() {
-                return Ok(screen.status.unwrap_or(1));
-            }
-            at = next;
-            screen.show(&events).map_err(failed)?;
-        }
-    };
     let _held = sigwait::hold().map_err(failed)?;
     let signals = SignalFd::new().map_err(failed)?;
     let pidfd = pidfd::open(child.as_raw()).ok();
@@ -69,6 +59,26 @@ pub fn follow(path: &Path, child: Option<Pid>, style: Style) -> Result<i32, Refu
                 return Ok(128 + arrived.signal);
             }
         }
+    }
+}
+
+/// Shows what is there, and what comes while `go_on` says so; not beyond the last event. The result is 0: that it could
+/// be shown.
+pub fn follow_file(path: &Path, style: Style, go_on: &mut dyn FnMut() -> bool) -> Result<i32, Refused> {
+    let mut screen = Screen::new(style);
+    let mut at = 0;
+    let mut last_look = false;
+    loop {
+        let (events, next) = read(path, at).map_err(|e| cannot("read", path, &e))?;
+        at = next;
+        screen.show(&events).map_err(|e| cannot("show", path, &e))?;
+        let is_over = screen.status.is_some() || last_look;
+        if events.is_empty() && is_over {
+            screen.clear();
+            return Ok(0);
+        }
+        screen.tick();
+        last_look = events.is_empty() && !go_on();
     }
 }
 

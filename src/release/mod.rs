@@ -5,12 +5,13 @@
 //! deployment that it starts, or the planner below the daemon.
 
 pub mod build;
+pub mod commands;
 mod copy;
 mod deploy;
 mod deployed;
 mod follow;
 mod homes;
-mod link;
+pub mod link;
 mod pack;
 mod packages;
 pub mod prepare;

@@ -269,7 +269,7 @@ mod tests {
             .map(|e| e.expect("an entry").path().expect("a path").to_string_lossy().into_owned())
             .collect();
         names.sort();
-        let expected = [IGNORE_FILE, ".gitignore", ".hidden", "dotcloud.yml", "inside", "kept.log", "sub/", "sub/a.py"];
+        let expected = [IGNORE_FILE, ".gitignore", ".hidden", "dotcloud.yml", "inside", "kept.log", "sub", "sub/a.py"];
         assert_eq!(names, expected);
         assert_eq!(notes.0, ["outside is a link to /etc/passwd, which leads out of the tree"]);
     }

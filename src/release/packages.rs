@@ -46,7 +46,8 @@ fn apt(line: &str, within: Duration, show: &mut ShowLine<'_>) -> Result<bool, St
     let line = line.replacen("apt-get", "apt-get -o DPkg::Lock::Timeout=300", 1);
     let script =
         Script { line: &line, folder: Path::new("/"), env: &env, user: None, within, binds: &[], ends_its_group: true };
-    let outcome = script.run(show, None).map_err(|e| format!("systempackages: cannot run apt-get: {}", describe(&e)))?;
+    let outcome =
+        script.run(show, None).map_err(|e| format!("systempackages: cannot run apt-get: {}", describe(&e)))?;
     match outcome.end {
         End::Ended(ended) => Ok(ended.status() == 0),
         End::TookTooLong => Err("systempackages: apt-get took too long".to_owned()),
@@ -130,7 +131,8 @@ mod tests {
 
     #[test]
     fn a_missing_package_is_a_clear_error_for_an_ordinary_user() {
-        let error = provide(&["hob-no-such-package".into()], false, Duration::MAX, &mut |_| {}).expect_err("not installed");
+        let error =
+            provide(&["hob-no-such-package".into()], false, Duration::MAX, &mut |_| {}).expect_err("not installed");
         assert!(error.contains("not installed: hob-no-such-package; run `apt-get install"), "{error}");
     }
 

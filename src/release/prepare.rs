@@ -154,7 +154,16 @@ fn one_home(
             return Err(Refused::one(2, why));
         }
     };
-    let placement = Placement { service: name, number: 0, of: 1, home, code, log_dir: settings.log_dir.clone(), binds: Vec::new(), project: None };
+    let placement = Placement {
+        service: name,
+        number: 0,
+        of: 1,
+        home,
+        code,
+        log_dir: settings.log_dir.clone(),
+        binds: Vec::new(),
+        project: None,
+    };
     Ok((stack, vec![placement]))
 }
 

@@ -14,7 +14,8 @@ use super::build::{self, Tree, make_home};
 use super::copy;
 use super::deploy::{self, Site, Wanted, deploy, scaled};
 use super::deployed::{Shelf, lay_out};
-use super::follow::{Style, follow, size};
+pub use super::follow::Style;
+use super::follow::{follow, size};
 use super::homes;
 use super::link::Link;
 use super::pack::{self, Manifest};
@@ -48,6 +49,8 @@ pub enum Asked {
     Scale(BTreeMap<String, u32>),
     /// A service, with all that is kept of it.
     Destroy(String),
+    /// A build of a tree, as a file for another machine.
+    Artifact { dir: PathBuf, out: PathBuf },
 }
 
 #[derive(Clone, Debug)]
@@ -61,22 +64,27 @@ pub enum Origin {
 
 /// Begins a deployment and shows it to its end, or until the person has seen enough; the result is an exit status.
 pub fn run(asked: &Asked, link: Link, mut settings: Settings, style: Style) -> Result<i32, Refused> {
-    let info = link.info()?;
-    // The daemon's word: it may have been started with others.
-    settings.state_dir = info.state_dir.clone().into();
-    settings.log_dir = info.log_dir.clone().into();
+    let mut is_deployed = true;
+    let mut own = config::own_env();
+    if !matches!(asked, Asked::Artifact { .. }) {
+        let info = link.info()?;
+        // The daemon's word: it may have been started with others.
+        settings.state_dir = info.state_dir.into();
+        settings.log_dir = info.log_dir.into();
+        own = daemon_env(info.pid);
+        is_deployed = info.source == "deployed";
+        if !is_deployed {
+            settings.home_mode = config::HomeMode::Direct;
+        }
+    }
     let store = Store::at(&settings.state_dir);
     store.create()?;
-    let own = daemon_env(info.pid);
-    if info.source == "home" {
-        settings.home_mode = config::HomeMode::Direct;
-    }
     let report = Report::create(&store)?;
     let path = report.path.clone();
-    let work = Work { store, settings, own, link, is_deployed: info.source == "deployed" };
+    let work = Work { store, settings, own, link, is_deployed };
     let failed = |e: io::Error| Refused::one(111, format!("cannot begin a deployment: {}", describe(&e)));
     let guardian = process::fork(move || guard(&work, asked, report)).map_err(failed)?;
-    follow(&path, Some(guardian), style)
+    follow(&path, guardian, style)
 }
 
 /// The environment of the daemon, which builds and instances inherit: not that of the person who pushes, but for how to
@@ -162,13 +170,16 @@ fn detach(asked: &Asked, report: &Report) -> io::Result<()> {
 }
 
 fn turn(store: &Store, report: &mut Report) -> Result<Lock, Refused> {
-    let lock = match store.try_lock()? {
+    let mut lock = match store.try_lock()? {
         Some(lock) => lock,
         None => {
-            report.say("another deployment is under way: waiting until it has ended");
+            let holder = store.lock_holder();
+            let holder = if holder.is_empty() { String::new() } else { format!(" ({holder})") };
+            report.say(&format!("another deployment is under way{holder}: waiting until it has ended"));
             store.lock()?
         }
     };
+    lock.note(&format!("process {}", process::pid()));
     store.recover(&lock)?;
     Ok(lock)
 }
@@ -225,6 +236,7 @@ impl Work {
                 self.change(change, Some(numbers), report)
             }
             Asked::Destroy(service) => self.destroy(service, report),
+            Asked::Artifact { dir, out } => self.artifact(dir, out, report),
         }?;
         Ok(urls)
     }
@@ -248,7 +260,8 @@ impl Work {
         };
         let record = self.store.find(&revision)?;
         let known: Vec<&str> = record.services.iter().map(|service| service.name.as_str()).collect();
-        if let Some(unknown) = scaled.into_iter().flat_map(BTreeMap::keys).find(|name| !known.contains(&name.as_str())) {
+        if let Some(unknown) = scaled.into_iter().flat_map(BTreeMap::keys).find(|name| !known.contains(&name.as_str()))
+        {
             return Err(Refused::one(1, format!("no service {unknown:?}; there is {}", known.join(", "))));
         }
         report.revision(&revision);
@@ -276,10 +289,7 @@ impl Work {
         };
         for scaled in wanted.services.iter().filter(|scaled| wanted.concerned.contains(&scaled.name)) {
             let how = if wanted.scale.contains_key(&scaled.name) { "" } else { "default " };
-            report.say(&format!(
-                "Using {how}scaling for service {} ({} instance(s)).",
-                scaled.name, scaled.instances
-            ));
+            report.say(&format!("Using {how}scaling for service {} ({} instance(s)).", scaled.name, scaled.instances));
         }
         let urls = deploy(&self.site(), &wanted, report)?;
         report.say("Application fully deployed");
@@ -294,18 +304,7 @@ impl Work {
         project: Option<&str>,
         report: &mut Report,
     ) -> Result<Vec<(String, String)>, Refused> {
-        let created = store::now();
-        let mut record = Record {
-            revision: self.store.unused_revision(&format!("rsync-{created}")),
-            created,
-            state: State::Building,
-            why: None,
-            project: project.map_or_else(|| self.project_of(from), str::to_owned),
-            home: None,
-            services: Vec::new(),
-            size: 0,
-            stages: Vec::new(),
-        };
+        let mut record = self.new_record(from, project);
         self.store.save_record(&record)?;
         let result = self.make(&mut record, from, clean, only, report).and_then(|concerned| {
             let concerned = Some(concerned);
@@ -317,10 +316,68 @@ impl Work {
             Err(refused) => {
                 record.state = State::Failed;
                 record.why = refused.errors.first().cloned();
-                self.store.fail(&record)?;
+                // The error before is the one to tell.
+                if let Err(more) = self.store.fail(&record) {
+                    report.say(&more.errors.join("; "));
+                }
             }
         }
         result
+    }
+
+    /// Builds a release, writes it into a file and forgets it.
+    fn artifact(&self, dir: &Path, out: &Path, report: &mut Report) -> Result<Vec<(String, String)>, Refused> {
+        let from = Origin::Tree(dir.to_owned());
+        let mut record = self.new_record(&from, None);
+        self.store.save_record(&record)?;
+        let fresh = out.with_extension("new");
+        let result = self.make(&mut record, &from, true, &[], report).and_then(|_| {
+            report.stage("pack", None, |report| self.write_artifact(&record, &fresh, report))?;
+            fs::rename(&fresh, out).map_err(|e| cannot("write", out, &e))
+        });
+        let _ = fs::remove_file(&fresh);
+        let release = self.store.release(&record.revision);
+        store::remove(&release).map_err(|e| cannot("remove", &release, &e))?;
+        result?;
+        report.say(&format!("{} is ready: hob push {}", out.display(), out.display()));
+        Ok(Vec::new())
+    }
+
+    fn write_artifact(&self, record: &Record, file: &Path, report: &mut Report) -> Result<(), Refused> {
+        let told = |e: io::Error| cannot("write", file, &e);
+        let services: Vec<String> = record.services.iter().map(|service| service.name.clone()).collect();
+        let home = |name: &String| match &record.home {
+            Some(home) => home.clone(),
+            None => self.store.direct_home(&record.revision, name, 0),
+        };
+        let manifest = Manifest {
+            version: pack::VERSION,
+            revision: record.revision.clone(),
+            project: record.project.clone(),
+            homes: services.iter().map(home).collect(),
+            services,
+        };
+        let mut packed = zstd::stream::write::Encoder::new(File::create(file).map_err(told)?, 0).map_err(told)?;
+        packed.include_checksum(true).map_err(told)?;
+        let built = |name: &str| self.store.built(&record.revision, name);
+        let code = self.store.code(&record.revision);
+        pack::artifact(&manifest, &code, built, &mut packed, &mut Receiving(report))?;
+        packed.finish().and_then(|file| file.sync_all()).map_err(told)
+    }
+
+    fn new_record(&self, from: &Origin, project: Option<&str>) -> Record {
+        let created = store::now();
+        Record {
+            revision: self.store.unused_revision(&format!("rsync-{created}")),
+            created,
+            state: State::Building,
+            why: None,
+            project: project.map_or_else(|| self.project_of(from), str::to_owned),
+            home: None,
+            services: Vec::new(),
+            size: 0,
+            stages: Vec::new(),
+        }
     }
 
     /// The name of an application: that of its directory, else the one that is deployed.
@@ -358,9 +415,6 @@ impl Work {
         for warning in &tree.warnings {
             report.say(&format!("warning: {warning}"));
         }
-        if self.settings.root && tree.user.is_none() {
-            report.say("warning: scripts run as root: there is no user \"dotcloud\"; create it, or set user in hob.toml");
-        }
         let previous = self.previous_record()?;
         let built = self.which(&tree, only, previous.as_ref(), report)?;
         record.home = homes::seen_at(&self.store, &self.settings, user.as_ref())?;
@@ -376,7 +430,8 @@ impl Work {
                 })?;
             }
         }
-        record.services = tree.stack.services.iter().map(|s| self.origin(s, &built, record, previous.as_ref())).collect();
+        record.services =
+            tree.stack.services.iter().map(|s| self.origin(s, &built, record, previous.as_ref())).collect();
         report.stage("snapshot", None, |_| {
             let of = |service: &BuiltService| homes::size(&self.store.built(&service.revision, &service.name));
             record.size = record.services.iter().map(of).sum();
@@ -411,7 +466,10 @@ impl Work {
         let known: Vec<&str> = tree.stack.services.iter().map(|service| service.name.as_str()).collect();
         if let Some(unknown) = only.iter().find(|name| !known.contains(&name.as_str())) {
             let known = known.join(", ");
-            return Err(Refused::one(2, format!("no custom service {unknown:?} in the dotcloud.yml; there is {known}")));
+            return Err(Refused::one(
+                2,
+                format!("no custom service {unknown:?} in the dotcloud.yml; there is {known}"),
+            ));
         }
         let mut built = BTreeSet::new();
         for name in known {
@@ -454,20 +512,13 @@ impl Work {
         let bad = |why: String| Refused::one(1, format!("cannot push: {why}"));
         let incoming = self.store.release(&record.revision).join("code");
         make_home(&incoming, user).map_err(|why| bad(format!("cannot make {why}")))?;
-        let start = |input: OwnedFd, tells| {
-            Unpacker::start(input, &incoming, user, tells).map_err(|e| bad(describe(&e)))
-        };
+        let start =
+            |input: OwnedFd, tells| Unpacker::start(input, &incoming, user, tells).map_err(|e| bad(describe(&e)));
         let unpacked = match from {
             Origin::Tree(dir) => {
                 let (rx, tx) = io::pipe().map_err(|e| bad(describe(&e)))?;
                 let _ = fd::grow_pipe(&tx, 1 << 20);
-                // The other end must not be open in the child, or it never sees the end.
-                let unpacker = {
-                    let tx: OwnedFd = tx.try_clone().map_err(|e| bad(describe(&e)))?.into();
-                    let unpacker = start(rx.into(), false)?;
-                    drop(tx);
-                    unpacker
-                };
+                let unpacker = start(rx.into(), false)?;
                 let packed = pack::tree(dir, io::BufWriter::with_capacity(256 << 10, tx), &mut Receiving(report));
                 let unpacked = unpacker.finish(&mut |_, _| {});
                 match (packed, unpacked) {
@@ -544,7 +595,6 @@ impl Work {
     fn rename(&self, record: &mut Record, wished: &str) -> Result<(), Refused> {
         let (old, new) = (record.revision.clone(), self.store.unused_revision(wished));
         record.revision.clone_from(&new);
-        // The record goes first: if this is cut short, it names what is there.
         let (from, to) = (self.store.release(&old), self.store.release(&new));
         fs::rename(&from, &to).map_err(|e| cannot("name", &to, &e))?;
         self.store.save_record(record)
@@ -602,7 +652,8 @@ impl Work {
         let show = &mut |name: &str, line: &[u8]| report.output(name, line);
         let result = build::build_service(tree, service, &site, &self.settings, show);
         end_what_is_left();
-        result?;
+        // The status of a script is not that of the push.
+        result.map_err(|refused| Refused { status: 1, ..refused })?;
         if home != built {
             homes::make_above(&built)?;
             fs::rename(&home, &built).map_err(|e| cannot("keep the build in", &built, &e))?;

@@ -260,7 +260,9 @@ pub fn told(end: End, within: Duration) -> String {
     match end {
         End::Ended(Ended::Code(code)) => format!("exited with code {code}"),
         End::Ended(Ended::Signal { signal, .. }) => format!("was killed by signal {signal}"),
-        End::TookTooLong if within.as_secs() % 60 == 0 => format!("took longer than {} minutes", within.as_secs() / 60),
+        End::TookTooLong if within.as_secs().is_multiple_of(60) => {
+            format!("took longer than {} minutes", within.as_secs() / 60)
+        }
         End::TookTooLong => format!("took longer than {} s", within.as_secs_f64()),
         End::Interrupted(signal) => format!("was interrupted by signal {signal}"),
     }

@@ -168,6 +168,14 @@ impl Generation {
 /// Held for as long as nobody else may deploy: by this value and by the children forked while it lives.
 pub struct Lock(File);
 
+impl Lock {
+    /// Leaves word of who holds it, for those that wait.
+    pub fn note(&mut self, who: &str) {
+        // Nothing depends on it.
+        let _ = self.0.set_len(0).and_then(|()| self.0.write_all(who.as_bytes()));
+    }
+}
+
 impl Store {
     pub fn at(state_dir: &Path) -> Store {
         Store { root: state_dir.to_owned() }
@@ -245,7 +253,9 @@ impl Store {
     /// From here on the new state is the one that counts. Everything it refers to reaches the disk before it does.
     pub fn commit(&self, deployed: &Deployed) -> Result<(), Refused> {
         let path = self.root.join("deployed.json");
-        File::open(&self.root).and_then(|dir| fd::sync_file_system(&dir)).map_err(|e| cannot("sync", &self.root, &e))?;
+        File::open(&self.root)
+            .and_then(|dir| fd::sync_file_system(&dir))
+            .map_err(|e| cannot("sync", &self.root, &e))?;
         replace(&path, deployed, true).map_err(|e| cannot("write", &path, &e))?;
         // Done. What is left of the journal says so itself.
         if let Err(refused) = self.end_rolling() {
@@ -281,6 +291,11 @@ impl Store {
         Ok(Lock(file))
     }
 
+    /// The word that was left.
+    pub fn lock_holder(&self) -> String {
+        fs::read_to_string(self.root.join("push.lock")).unwrap_or_default()
+    }
+
     fn lock_file(&self) -> Result<File, Refused> {
         let path = self.root.join("push.lock");
         let mut options = fs::OpenOptions::new();
@@ -312,12 +327,12 @@ impl Store {
 
     /// Keeps the record of a release that came to nothing, and nothing else of it.
     pub fn fail(&self, record: &Record) -> Result<(), Refused> {
-        self.save_record(record)?;
-        for name in ["code", "built", "homes"] {
+        // First the space, which may be what was missing.
+        for name in ["code", "built", "homes", "code.new", "artifact"] {
             let path = self.release(&record.revision).join(name);
             remove(&path).map_err(|e| cannot("remove", &path, &e))?;
         }
-        Ok(())
+        self.save_record(record)
     }
 
     pub fn save_record(&self, record: &Record) -> Result<(), Refused> {
@@ -331,7 +346,9 @@ impl Store {
         if revision.contains('/') || revision.starts_with('.') {
             return Ok(None);
         }
-        read_json(&self.release(revision).join("release.json"))
+        let record: Option<Record> = read_json(&self.release(revision).join("release.json"))?;
+        // The directory is right, should a renaming have been cut short.
+        Ok(record.map(|record| Record { revision: revision.to_owned(), ..record }))
     }
 
     /// All of them, oldest first.
@@ -397,9 +414,9 @@ impl Store {
             let of_state = records.iter().rev().filter(|record| record.state == state);
             kept.extend(of_state.take(keep).map(|record| record.revision.clone()));
         }
-        for record in records.iter().filter(|record| kept.clone().contains(&record.revision)) {
-            kept.extend(record.services.iter().map(|service| service.revision.clone()));
-        }
+        let of_kept = records.iter().filter(|record| kept.contains(&record.revision)).flat_map(|r| &r.services);
+        let needed: Vec<String> = of_kept.map(|service| service.revision.clone()).collect();
+        kept.extend(needed);
         for record in records.iter().filter(|r| r.state != State::Building && !kept.contains(&r.revision)) {
             let path = self.release(&record.revision);
             remove(&path).map_err(|e| cannot("remove", &path, &e))?;

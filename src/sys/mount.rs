@@ -12,12 +12,13 @@ use nix::sched::{CloneFlags, unshare};
 ///
 /// Everything is opened before the first bind, which may cover what a later one starts from.
 pub fn enter<'a>(binds: impl Iterator<Item = (&'a Path, &'a Path)>) -> io::Result<()> {
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)?;
+    // Not earlier: a descriptor from outside belongs to the mounts there.
     let mut opened = Vec::new();
     for (from, to) in binds {
         opened.push((open(from)?, open(to)?));
     }
-    unshare(CloneFlags::CLONE_NEWNS)?;
-    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)?;
     for (from, to) in &opened {
         let path = |file: &std::fs::File| format!("/proc/self/fd/{}", file.as_raw_fd());
         let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
