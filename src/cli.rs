@@ -16,8 +16,8 @@ use crate::config::{self, Overrides, Settings};
 use crate::control::LogQuery;
 use crate::daemon::{self, Refusal, Roles, launch, messages};
 use crate::logger::{self, tail};
-use crate::plan::Probe;
-use crate::release::prepare::{Source, prepare};
+use crate::plan::{Address, Probe, Server};
+use crate::release::prepare::{Prepared, Source, prepare, save_ports};
 use crate::sys;
 use crate::{init, pidproxy, probe, release};
 
@@ -378,8 +378,7 @@ fn read_boot_settings(places: &Places, console: bool) -> Result<Settings, Failed
 fn serve(source: Source, places: Places, settings: Settings, console: bool) -> Result<i32, Failed> {
     let options = daemon::Options {
         socket: settings.socket.clone(),
-        socket_mode: settings.socket_mode,
-        socket_group: settings.socket_group,
+        servers: vec![own_server(&settings)],
         state_dir: settings.state_dir.clone(),
         log_dir: settings.log_dir.clone(),
         config: settings.files.clone(),
@@ -390,19 +389,35 @@ fn serve(source: Source, places: Places, settings: Settings, console: bool) -> R
             logs: serve_logs,
         },
         deployed: matches!(source, Source::Deployed),
-        make_plan: Box::new(move |wanted, step| {
+        make_plan: Box::new(move |wanted, step, done| {
             // A reload sees what the settings say now; paths stay where the daemon has them.
             let (log_dir, state_dir) = (settings.log_dir.clone(), settings.state_dir.clone());
             let fresh = match wanted.again {
                 true => read_boot_settings(&places, console).map(|fresh| Settings { log_dir, state_dir, ..fresh }),
                 false => Ok(settings.clone()),
             };
-            let settings = fresh.map_err(|f| Refusal { errors: lines(&f.message), status: f.status })?;
             let source = if wanted.deployed { &Source::Deployed } else { &source };
-            prepare(source, &settings, wanted.again, step).map_err(|r| Refusal { errors: r.errors, status: r.status })
+            let prepared =
+                fresh.map_err(|f| Refusal { errors: lines(&f.message), status: f.status }).and_then(|settings| {
+                    prepare(source, &settings, wanted.again, step)
+                        .map_err(|r| Refusal { errors: r.errors, status: r.status })
+                });
+            match prepared {
+                Ok(Prepared { plan, ports }) => {
+                    done(Ok(plan));
+                    save_ports(ports);
+                }
+                Err(refusal) => done(Err(refusal)),
+            }
         }),
     };
     daemon::boot(options).map_err(|why| Failed { message: why.to_string(), status: 111 })
+}
+
+/// The socket in the file system that every command uses.
+fn own_server(settings: &Settings) -> Server {
+    let (path, mode, group) = (settings.socket.clone(), settings.socket_mode, settings.socket_group);
+    Server { name: "hob".into(), address: Address::Unix { path, mode, owner: None, group }, login: None }
 }
 
 fn lines(text: &str) -> Vec<String> {

@@ -17,6 +17,7 @@ mod supervisor;
 #[allow(unsafe_code)]
 mod sys;
 mod wire;
+mod xmlrpc;
 
 fn main() {
     cli::main()

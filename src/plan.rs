@@ -23,6 +23,44 @@ pub struct Plan {
     pub relay_signals: BTreeMap<i32, Vec<String>>,
 }
 
+/// Something that clients of the daemon connect to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Server {
+    /// What it is called in the configuration, for messages.
+    pub name: String,
+    pub address: Address,
+    /// Without one, whoever can connect is let in.
+    pub login: Option<Login>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Address {
+    Unix {
+        path: PathBuf,
+        mode: u32,
+        /// uid and gid of the file, where they are not our own.
+        owner: Option<u32>,
+        group: Option<u32>,
+    },
+    /// An empty host is every address of the machine.
+    Inet { host: String, port: u16 },
+}
+
+/// User and password of HTTP Basic authentication. The password is plain, `{SHA}` and the hexadecimal SHA-1, or
+/// `{SHA256}` and the hexadecimal SHA-256 of it.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Login {
+    pub username: String,
+    pub password: String,
+}
+
+impl fmt::Debug for Login {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Login({})", self.username)
+    }
+}
+
 /// One running copy of a service: `www` while there is one, `www.0`, `www.1`, ... when scaled.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Instance {

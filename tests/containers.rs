@@ -224,6 +224,7 @@ impl Container {
             if let Some(answer) = ask() {
                 return answer;
             }
+            assert!(lives(self.child.id() as i32), "the container ended before: {what}\n{}", self.said());
             assert!(Instant::now() < end, "waited in vain for: {what}\n{}", self.said());
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -511,6 +512,29 @@ fn the_kernels_out_of_memory_killer_is_named_and_hob_outlives_it() {
     container.wait("other again", || (container.process("other").restarts() == 1).then_some(()));
     assert!(!container.process("other").last_exit().contains("memory"), "{:?}", container.process("other"));
     assert_eq!(container.stop().0, 0, "{}", container.said());
+}
+
+#[test]
+fn where_many_small_processes_use_up_the_memory_it_is_one_of_them_that_goes_and_not_hob() {
+    if !can() {
+        return;
+    }
+    // Each of them is smaller than hob itself.
+    let processes: Vec<String> = (0..60)
+        .map(|n| format!("p{n}: {{command: /prop eat 1, startsecs: 0, restart_delay: 5, restart_delay_max: 5}}"))
+        .collect();
+    let mut container = Bundle::scratch(&processes.join("\n")).memory(40).launch();
+    container.wait("a kill", || container.said().contains("out of memory").then_some(()));
+    let begin = Instant::now();
+    while begin.elapsed() < Duration::from_secs(2) {
+        assert!(matches!(container.child.try_wait(), Ok(None)), "hob itself was killed\n{}", container.said());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert!(!container.said().contains("the logger ended"), "{}", container.said());
+    // An orderly stop at the limit.
+    let (code, took) = container.stop();
+    assert_eq!(code, 0, "{}", container.said());
+    assert!(took < Duration::from_secs(5), "{took:?}");
 }
 
 #[test]

@@ -19,7 +19,7 @@ fn helpers(hob: &Hob, file: &str, count: usize) -> Vec<i32> {
 
 /// Starts helpers of many kinds, stops the process, and nothing may be alive when the stop returns.
 fn a_stop_ends_every_helper(as_nobody: bool) {
-    let ways = ["s", "d", "sd", "sdt", "sdc", "sdtc", "g", "gdt"];
+    let ways = ["s", "d", "sd", "sdt", "sdc", "sdtc", "g", "gdt", "sdce", "sdtce"];
     let mut yml = String::new();
     for how in ways {
         yml += &format!("{how}: {{command: '{{prop}} escape {{home}}/{how} {how} {{dir}}', stopwaitsecs: 1}}\n");
@@ -98,6 +98,55 @@ fn one_that_forks_again_on_every_term_is_caught() {
     assert!(begin.elapsed() < Duration::from_secs(8));
     let left: Vec<i32> = helpers(&hob, "h", 1).into_iter().filter(|p| lives(*p)).collect();
     assert!(left.is_empty(), "{left:?}");
+    hob.shutdown();
+}
+
+/// What nothing marks but its tag, and forks faster than /proc can be read.
+fn a_chain_is_caught(as_nobody: bool) {
+    let home = Home::with("one: {command: '{prop} chain 2 {home}/lock {dir}', stopwaitsecs: 1}\ntwo: sleep 1000");
+    let hob = if as_nobody { home.run_as_nobody() } else { home }.boot();
+    hob.wait_log("one.log", "chained");
+    let two = hob.running("two");
+    assert!(is_locked(&hob, "lock"), "the chains run");
+    let begin = Instant::now();
+    let ran = hob.hob(&["stop", "one"]);
+    let took = begin.elapsed();
+    // Its links are too short-lived to be seen in /proc; but when it has ended, so has its lock.
+    assert!(!is_locked(&hob, "lock"), "a chain outlived {ran:?}\n{}", hob.diary());
+    assert_eq!(ran.code, 0, "{ran:?}\n{}", hob.diary());
+    assert!(took < Duration::from_secs(4), "{took:?}");
+    assert!(lives(two) && hob.is_alive());
+    hob.shutdown();
+}
+
+fn is_locked(hob: &Hob, file: &str) -> bool {
+    let file = fs::File::open(hob.home.at(file)).expect("made by the chain");
+    nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusiveNonblock).is_err()
+}
+
+#[test]
+fn a_chain_of_processes_that_each_fork_the_next_and_end_is_caught() {
+    a_chain_is_caught(false);
+}
+
+#[test]
+fn a_chain_is_caught_by_an_ordinary_user_too() {
+    if !need_all(&["root", "setpriv"]) {
+        return;
+    }
+    a_chain_is_caught(true);
+}
+
+#[test]
+fn one_that_becomes_many_on_term_is_gone_with_all_of_them() {
+    let hob = Home::with("one: {command: '{prop} swarm 300 {dir}', stopwaitsecs: 1}").boot();
+    hob.wait_log("one.log", "swarm");
+    let begin = Instant::now();
+    hob.ok(&["stop", "one"]);
+    let took = begin.elapsed();
+    let left: Vec<_> = hob.leftovers().into_iter().filter(|c| c.1.contains(" swarm ")).collect();
+    assert!(left.is_empty(), "{} of them left\n{}", left.len(), hob.diary());
+    assert!(took < Duration::from_secs(3), "{took:?}");
     hob.shutdown();
 }
 

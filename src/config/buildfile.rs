@@ -120,11 +120,13 @@ pub fn default_stack(home: &Path) -> Stack {
 /// The whole of a regular file, up to one byte more than `yaml` accepts.
 pub fn read_bounded(file: &Path) -> std::io::Result<Vec<u8>> {
     // A FIFO would block, a device might never end.
-    if !std::fs::metadata(file)?.is_file() {
+    let meta = std::fs::metadata(file)?;
+    if !meta.is_file() {
         return Err(std::io::Error::other("not a regular file"));
     }
-    let mut bytes = Vec::new();
-    File::open(file)?.take(yaml::BYTES as u64 + 1).read_to_end(&mut bytes)?;
+    let most = yaml::BYTES as u64 + 1;
+    let mut bytes = Vec::with_capacity(usize::try_from(meta.len().min(most)).unwrap_or(0) + 1);
+    File::open(file)?.take(most).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 

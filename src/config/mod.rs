@@ -8,13 +8,17 @@ mod buildfile;
 mod command;
 mod environ;
 mod expand;
+mod ini;
 mod kinds;
 #[cfg(test)]
 mod manual;
 mod options;
+mod percent;
 mod ports;
 mod read;
+mod search;
 mod settings;
+mod supervisorctl;
 mod toml;
 mod users;
 mod value;
@@ -28,7 +32,11 @@ pub use assemble::{plan, variables};
 pub use buildfile::{MAX_INSTANCES, Service, Stack, default_stack, stack};
 pub use environ::{Env, build_env, environment_files, own_env};
 pub use ports::Ports;
+#[allow(unused_imports)]
+pub use search::{find as find_supervisord_conf, places as supervisord_conf_places};
 pub use settings::{DEFAULT_USER, HomeMode, Overrides, Settings, settings};
+#[allow(unused_imports)]
+pub use supervisorctl::{CtlSection, supervisorctl};
 pub use users::Users;
 pub use value::{Problems, Warning};
 

@@ -274,7 +274,8 @@ pub const PROCESS: &[Opt<ProcessOptions>] = &[
         key: "oom_score_adj",
         kind: "number from -1000 to 1000",
         default: "",
-        doc: "How soon the kernel kills it when memory is short: 1000 is first, -1000 is never.",
+        doc: "How soon the kernel kills it when memory is short: 1000 is first, -1000 is never. Default: a little above \
+              hob's own, so that hob is not taken for what its processes use.",
         set: |o, v| put(&mut o.oom_score_adj, Some(number(v, -1000, 1000)?)),
     },
     Opt {

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::Host;
 use super::events::Ring;
-use super::http::{Answer, Request};
+use super::http::{Answer, JSON, Request};
 use super::logs::{LogFile, LogQuery};
 use super::names::{self, Unresolved};
 use super::waiters::{Item, Wish};
@@ -274,7 +274,7 @@ pub fn health(call: &mut Call<'_>) -> Handled {
     problems.extend(supervisor.processes().filter_map(problem));
     let health = wire::Health { ok: problems.is_empty(), problems };
     let status = if health.ok { 200 } else { 503 };
-    Ok(Reply::Answer(Answer { status, body: body(&health), allow: None }))
+    Ok(Reply::Answer(Answer { status, content: JSON, body: body(&health), headers: Vec::new() }))
 }
 
 /// Why a process that should run does not; nothing for one that was stopped by hand or has done its work.
@@ -421,11 +421,11 @@ pub fn failure(status: u16, error: String) -> Answer {
 pub fn failures(status: u16, errors: Vec<String>) -> Answer {
     let error = errors.first().cloned().unwrap_or_default();
     let errors = if errors.len() > 1 { errors } else { Vec::new() };
-    Answer { status, body: body(&wire::Failure { error, errors }), allow: None }
+    Answer { status, content: JSON, body: body(&wire::Failure { error, errors }), headers: Vec::new() }
 }
 
 pub fn good(value: &impl Serialize) -> Answer {
-    Answer { status: 200, body: body(value), allow: None }
+    Answer { status: 200, content: JSON, body: body(value), headers: Vec::new() }
 }
 
 fn json(value: &impl Serialize) -> Handled {

@@ -4,11 +4,9 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use mio::net::UnixStream;
-
+use super::door::{Stream, Visitor};
 use super::http::{Answer, Decoder, LAST_CHUNK, Refusal, Request, put_chunk};
 use crate::supervisor::event::Time;
-use crate::sys::socket_unix::Peer;
 
 /// From the first byte of a request to its last.
 const TO_SEND: Duration = Duration::from_secs(10);
@@ -22,8 +20,10 @@ const MAX_BEHIND: usize = 256 << 10;
 const BATCH: usize = 16 << 10;
 
 pub struct Connection {
-    stream: UnixStream,
-    pub peer: Peer,
+    stream: Stream,
+    /// Which door it came in by.
+    pub door: usize,
+    pub visitor: Visitor,
     pub serial: u64,
     decoder: Decoder,
     out: Vec<u8>,
@@ -59,10 +59,11 @@ pub enum Step {
 }
 
 impl Connection {
-    pub fn new(stream: UnixStream, peer: Peer, serial: u64, now: Time) -> Connection {
+    pub fn new(stream: Stream, door: usize, visitor: Visitor, serial: u64, now: Time) -> Connection {
         Connection {
             stream,
-            peer,
+            door,
+            visitor,
             serial,
             decoder: Decoder::default(),
             out: Vec::new(),
@@ -84,7 +85,7 @@ impl Connection {
         self.since
     }
 
-    pub fn stream(&mut self) -> &mut UnixStream {
+    pub fn stream(&mut self) -> &mut Stream {
         &mut self.stream
     }
 
@@ -94,7 +95,7 @@ impl Connection {
 
     /// Ends the connection for the other side too while a child that was just forked still holds the descriptor.
     pub fn end(&self) {
-        let _ = self.stream.shutdown(std::net::Shutdown::Both);
+        self.stream.shutdown();
     }
 
     pub fn into_fd(self) -> OwnedFd {

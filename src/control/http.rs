@@ -22,6 +22,8 @@ pub struct Request {
     /// Decoded, in order; a name may come more than once.
     pub query: Vec<(String, String)>,
     pub body: Vec<u8>,
+    /// Names in lower case, in order; those that are not UTF-8 are left out.
+    pub headers: Vec<(String, String)>,
     /// The client may send another request on this connection.
     pub keep_alive: bool,
 }
@@ -29,6 +31,11 @@ pub struct Request {
 impl Request {
     pub fn query(&self, name: &str) -> Option<&str> {
         self.query.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    /// The value of the first header of that name, which is in lower case.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
     pub fn queries<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
@@ -241,12 +248,17 @@ fn parse_head(head: &[u8]) -> Result<(Request, Body), Refusal> {
         path,
         query,
         body: Vec::new(),
+        headers: Vec::new(),
         keep_alive: !is_10,
     };
     let (mut length, mut is_chunked, mut is_expected) = (None, false, false);
     for header in parsed.headers.iter() {
         let value = header.value.trim_ascii();
-        match header.name.to_ascii_lowercase().as_str() {
+        let name = header.name.to_ascii_lowercase();
+        if let Ok(text) = std::str::from_utf8(value) {
+            request.headers.push((name.clone(), text.to_owned()));
+        }
+        match name.as_str() {
             "content-length" => {
                 let this = content_length(value)?;
                 if length.is_some_and(|before| before != this) {
@@ -348,17 +360,21 @@ fn percent_decode(text: &str, plus_is_space: bool) -> Result<String, Refusal> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
     pub status: u16,
+    /// The media type of the body.
+    pub content: &'static str,
     pub body: Vec<u8>,
-    /// For 405: what would be allowed.
-    pub allow: Option<String>,
+    /// Headers beside the usual ones: `Allow` with 405, `WWW-Authenticate` with 401, `Location`.
+    pub headers: Vec<(&'static str, String)>,
 }
 
 impl Answer {
     /// The whole answer as bytes. With `head_only` (HEAD) the length is told, but the body is not sent.
     pub fn encode(&self, keep_alive: bool, head_only: bool) -> Vec<u8> {
-        let mut out = head(self.status, keep_alive, "application/json");
-        if let Some(allow) = &self.allow {
-            out.extend_from_slice(format!("Allow: {allow}\r\n").as_bytes());
+        let mut out = head(self.status, keep_alive, self.content);
+        for (name, value) in &self.headers {
+            // A value made of something a client sent cannot begin a header of its own.
+            let value: String = value.chars().filter(|c| !c.is_control()).collect();
+            out.extend_from_slice(format!("{name}: {value}\r\n").as_bytes());
         }
         out.extend_from_slice(format!("Content-Length: {}\r\n\r\n", self.body.len()).as_bytes());
         if !head_only {
@@ -375,6 +391,7 @@ pub fn stream_head() -> Vec<u8> {
     out
 }
 
+pub const JSON: &str = "application/json";
 pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 pub const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
@@ -404,17 +421,24 @@ fn head(status: u16, keep_alive: bool, content: &str) -> Vec<u8> {
 fn reason(status: u16) -> &'static str {
     match status {
         200 => "OK",
+        301 => "Moved Permanently",
+        303 => "See Other",
         400 => "Bad Request",
+        401 => "Unauthorized",
         403 => "Forbidden",
         404 => "Not Found",
         405 => "Method Not Allowed",
         408 => "Request Timeout",
         409 => "Conflict",
+        411 => "Length Required",
         413 => "Content Too Large",
+        415 => "Unsupported Media Type",
+        421 => "Misdirected Request",
         414 => "URI Too Long",
         417 => "Expectation Failed",
         422 => "Unprocessable Content",
         431 => "Request Header Fields Too Large",
+        500 => "Internal Server Error",
         501 => "Not Implemented",
         503 => "Service Unavailable",
         505 => "HTTP Version Not Supported",
@@ -555,7 +579,8 @@ mod tests {
 
     #[test]
     fn an_answer_to_head_tells_the_length_and_keeps_the_body() {
-        let answer = Answer { status: 405, body: b"{}".to_vec(), allow: Some("GET, HEAD".into()) };
+        let headers = vec![("Allow", "GET, HEAD".to_owned())];
+        let answer = Answer { status: 405, content: JSON, body: b"{}".to_vec(), headers };
         let text = |head_only| String::from_utf8(answer.encode(true, head_only)).expect("ASCII");
         assert!(text(true).ends_with("Allow: GET, HEAD\r\nContent-Length: 2\r\n\r\n"));
         assert!(text(false).ends_with("\r\n\r\n{}"));

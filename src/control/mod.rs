@@ -1,12 +1,14 @@
-//! The control socket: HTTP/1.1 for whoever may talk to hob.
+//! The control sockets: HTTP/1.1 for whoever may talk to hob.
 //!
-//! `Control` owns the listening socket and its clients; the daemon calls it when one of its descriptors is ready, when
+//! `Control` owns the listening sockets and their clients; the daemon calls it when one of its descriptors is ready, when
 //! something changed and when something is due. Nothing in here blocks, and every client is bounded in time, in bytes
 //! and in number, so a slow or hostile one costs a few kilobytes. What a request means is in `routes` and `api`; what
 //! they may ask of the daemon is `Host`.
 
 mod api;
+mod auth;
 mod connection;
+mod door;
 mod events;
 mod http;
 mod logs;
@@ -18,25 +20,27 @@ mod waiters;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use mio::net::UnixListener;
 use mio::{Interest, Registry, Token};
 
 use self::api::{Call, Reply};
 use self::connection::{Connection, Doing, Step};
+use self::door::{Door, Stream, Visitor};
 use self::events::Ring;
 use self::http::{Answer, Request};
 use self::waiters::{Client, Finished, Waiters};
+use crate::plan::Server;
 use crate::supervisor::Supervisor;
 use crate::supervisor::event::{Change, Event, ProcessId, Run, Time};
-use crate::sys::socket_unix::{self, FileId};
+use crate::sys::socket_unix;
 use crate::{sys, wire};
 
 pub use self::logs::{LogQuery, serve_logs};
 
+/// Listening sockets at most; their tokens come first.
+const MAX_DOORS: usize = 64;
 /// Clients at once; the longest idle one makes room for a newcomer.
 const MAX_CLIENTS: usize = 256;
 /// Of these, followers of events: each may hold a quarter of a megabyte.
@@ -72,12 +76,7 @@ pub trait Host {
 pub struct Ticket(u64);
 
 pub struct Control {
-    path: PathBuf,
-    mode: u32,
-    group: Option<u32>,
-    listener: UnixListener,
-    /// The file we made; another one at the same path is somebody else's.
-    file: Option<FileId>,
+    doors: Vec<Door>,
     /// Given up for a moment when there is no descriptor left, to tell a newcomer so.
     reserve: Option<OwnedFd>,
     accept_again_at: Option<Time>,
@@ -98,20 +97,14 @@ pub struct Control {
 
 impl Control {
     /// The error is a sentence: `cannot bind /run/hob.sock: in use by pid 812 (hob); is it already running?`
-    pub fn bind(path: &Path, mode: u32, group: Option<u32>) -> io::Result<Control> {
-        let listener = listen(path, mode, group).map_err(|why| match why.kind() {
-            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-                io::Error::new(why.kind(), format!("{why}; choose another place with --socket or HOB_SOCKET"))
-            }
-            _ => why,
-        })?;
+    pub fn bind(servers: &[Server]) -> io::Result<Control> {
+        if servers.len() > MAX_DOORS {
+            return Err(io::Error::other(format!("cannot listen on more than {MAX_DOORS} sockets")));
+        }
+        let doors = servers.iter().map(Door::open).collect::<io::Result<Vec<Door>>>()?;
         Ok(Control {
-            reserve: listener.as_fd().try_clone_to_owned().ok(),
-            listener,
-            file: socket_unix::file_id(path),
-            path: path.to_owned(),
-            mode,
-            group,
+            reserve: doors.first().and_then(Door::spare),
+            doors,
             accept_again_at: None,
             registry: None,
             first_token: 0,
@@ -129,7 +122,9 @@ impl Control {
 
     /// Tokens from `first_token` up belong to control.
     pub fn register(&mut self, registry: &Registry, first_token: usize) -> io::Result<()> {
-        registry.register(&mut self.listener, Token(first_token), Interest::READABLE)?;
+        for (nth, door) in self.doors.iter_mut().enumerate() {
+            door.register(registry, Token(first_token + nth))?;
+        }
         self.registry = Some(registry.try_clone()?);
         self.first_token = first_token;
         Ok(())
@@ -138,7 +133,9 @@ impl Control {
     /// One of our descriptors is ready.
     pub fn ready(&mut self, _registry: &Registry, event: &mio::event::Event, host: &mut dyn Host) {
         let Token(token) = event.token();
-        let Some(slot) = token.checked_sub(self.first_token + 1) else { return self.accept(host) };
+        let Some(slot) = token.checked_sub(self.first_token + MAX_DOORS) else {
+            return self.accept(token - self.first_token, host);
+        };
         let Some(Some(client)) = self.clients.get_mut(slot) else { return };
         client.is_readable |= event.is_readable() || event.is_read_closed();
         // Whoever waits is not read from, so only this tells that it has left. One that has just sent a request
@@ -176,7 +173,9 @@ impl Control {
     pub fn handle_timeout(&mut self, now: Time, host: &mut dyn Host) {
         if self.accept_again_at.is_some_and(|at| at <= now) {
             self.accept_again_at = None;
-            self.accept(host);
+            for door in 0..self.doors.len() {
+                self.accept(door, host);
+            }
         }
         for slot in std::mem::take(&mut self.again) {
             self.serve(slot, host);
@@ -202,32 +201,30 @@ impl Control {
         self.answer(client, &answer, host);
     }
 
-    /// Makes the socket file again if it has been deleted.
+    /// Makes each socket file again that has been deleted.
     pub fn rebind(&mut self) {
-        if self.file.is_some() && socket_unix::file_id(&self.path) == self.file {
-            return;
-        }
         let Some(registry) = &self.registry else { return };
-        let made = listen(&self.path, self.mode, self.group).and_then(|mut listener| {
-            registry.register(&mut listener, Token(self.first_token), Interest::READABLE)?;
-            Ok(listener)
-        });
-        match made {
-            Ok(listener) => {
-                let mut old = std::mem::replace(&mut self.listener, listener);
-                let _ = registry.deregister(&mut old);
-                self.reserve = self.listener.as_fd().try_clone_to_owned().ok();
-                self.file = socket_unix::file_id(&self.path);
-                log::info!("made {} again", self.path.display());
+        for (nth, door) in self.doors.iter_mut().enumerate().filter(|(_, door)| door.is_lost()) {
+            let made = Door::open(&door.server).and_then(|mut made| {
+                made.register(registry, Token(self.first_token + nth))?;
+                Ok(made)
+            });
+            match made {
+                Ok(made) => {
+                    let mut old = std::mem::replace(door, made);
+                    old.deregister(registry);
+                    log::info!("made the socket of {} again", door.server.name);
+                }
+                Err(why) => log::error!("{why}"),
             }
-            Err(why) => log::error!("{why}"),
         }
+        self.reserve = self.doors.first().and_then(Door::spare);
     }
 
     /// Answers everybody who waits, and removes the socket. Nothing is served after it.
     pub fn goodbye(&mut self) {
-        if self.file.is_some() && socket_unix::file_id(&self.path) == self.file {
-            let _ = std::fs::remove_file(&self.path);
+        for file in self.doors.iter().filter_map(Door::own_file) {
+            let _ = std::fs::remove_file(file);
         }
         let mut answers: Vec<(Client, Answer)> = Vec::new();
         answers.extend(self.waiters.end().into_iter().map(|(client, outcomes)| (client, api::good(&outcomes))));
@@ -258,14 +255,15 @@ impl Control {
         self.clients.clear();
     }
 
-    fn accept(&mut self, host: &mut dyn Host) {
+    fn accept(&mut self, door: usize, host: &mut dyn Host) {
         for _ in 0..AT_ONCE {
-            match self.listener.accept() {
-                Ok((stream, _)) => self.admit(stream, host),
+            let Some(accepted) = self.doors.get(door).map(Door::accept) else { return };
+            match accepted {
+                Ok((stream, visitor)) => self.admit(stream, door, visitor, host),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
                 Err(e) if is_want(&e) => {
                     // An idle client's descriptor is of more use to the newcomer. Without one, the newcomer is told.
-                    let made_room = self.drop_idle(false) || self.turn_one_away();
+                    let made_room = self.drop_idle(false) || self.turn_one_away(door);
                     if !made_room {
                         log::warn!("cannot accept a client: {}", socket_unix::reason(&e));
                         self.accept_again_at = Some(host.now() + ACCEPT_AGAIN);
@@ -280,20 +278,19 @@ impl Control {
         self.accept_again_at = Some(host.now());
     }
 
-    fn admit(&mut self, mut stream: mio::net::UnixStream, host: &mut dyn Host) {
-        let Ok(peer) = socket_unix::peer(&stream) else { return };
+    fn admit(&mut self, mut stream: Stream, door: usize, visitor: Visitor, host: &mut dyn Host) {
         let is_full = self.clients.iter().flatten().count() >= MAX_CLIENTS;
         if is_full && !self.drop_idle(true) {
             return turn_away(stream);
         }
         let Some(registry) = &self.registry else { return };
         let slot = self.clients.iter().position(Option::is_none).unwrap_or(self.clients.len());
-        let token = Token(self.first_token + 1 + slot);
+        let token = Token(self.first_token + MAX_DOORS + slot);
         if registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE).is_err() {
             return;
         }
         self.next_serial += 1;
-        let client = Connection::new(stream, peer, self.next_serial, host.now());
+        let client = Connection::new(stream, door, visitor, self.next_serial, host.now());
         match self.clients.get_mut(slot) {
             Some(place) => *place = Some(client),
             None => self.clients.push(Some(client)),
@@ -314,16 +311,16 @@ impl Control {
     }
 
     /// Tells one newcomer that there are no descriptors, by means of the one kept for that.
-    fn turn_one_away(&mut self) -> bool {
+    fn turn_one_away(&mut self, door: usize) -> bool {
         if self.reserve.take().is_none() {
             return false;
         }
-        let accepted = self.listener.accept();
-        let is_ok = accepted.is_ok();
-        if let Ok((stream, _)) = accepted {
+        let accepted = self.doors.get(door).map(Door::accept);
+        let is_ok = matches!(accepted, Some(Ok(_)));
+        if let Some(Ok((stream, _))) = accepted {
             turn_away(stream);
         }
-        self.reserve = self.listener.as_fd().try_clone_to_owned().ok();
+        self.reserve = self.doors.first().and_then(Door::spare);
         is_ok
     }
 
@@ -345,7 +342,12 @@ impl Control {
         let streams = self.clients.iter().flatten().filter(|client| client.doing() == Doing::Streaming).count();
         let Some(Some(client)) = self.clients.get_mut(slot) else { return };
         let id = Client { slot, serial: client.serial };
-        let reply = routes::find(request, client.peer, self.own_uid)
+        let login = self.doors.get(client.door).and_then(|door| door.server.login.as_ref());
+        if login.is_some_and(|login| !auth::admits(login, request)) {
+            client.close_after_answer();
+            return client.answer(&auth::challenge(), now);
+        }
+        let reply = routes::find(request, client.visitor, self.own_uid)
             .and_then(|(route, name)| (route.handler)(&mut Call { host, request, name, ring: &self.ring }));
         match reply {
             Err(answer) | Ok(Reply::Answer(answer)) => client.answer(&answer, now),
@@ -415,11 +417,6 @@ impl Control {
     }
 }
 
-fn listen(path: &Path, mode: u32, group: Option<u32>) -> io::Result<UnixListener> {
-    let fd = socket_unix::listen(path, mode, group)?;
-    Ok(UnixListener::from_std(std::os::unix::net::UnixListener::from(fd)))
-}
-
 /// There is no descriptor or memory for one more client.
 fn is_want(error: &io::Error) -> bool {
     use nix::errno::Errno;
@@ -428,7 +425,7 @@ fn is_want(error: &io::Error) -> bool {
 }
 
 /// The socket is new and empty, so these few bytes fit.
-fn turn_away(mut stream: mio::net::UnixStream) {
+fn turn_away(mut stream: Stream) {
     let answer = api::failure(503, "too many clients; try again".into());
     let _ = io::Write::write(&mut stream, &answer.encode(false, false));
 }

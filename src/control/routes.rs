@@ -4,8 +4,8 @@
 //! compares the four.
 
 use super::api::{self, Call, Reply};
+use super::door::Visitor;
 use super::http::{Answer, Request};
-use crate::sys::socket_unix::Peer;
 
 #[cfg_attr(not(test), expect(dead_code, reason = "the man page and conf/openapi.json are checked against doc"))]
 pub struct Route {
@@ -21,13 +21,17 @@ pub struct Route {
 pub enum Who {
     /// Whoever the mode and the group of the socket let in.
     Member,
-    /// Root and the user hob runs as: environments hold passwords.
+    /// Root, the user hob runs as, and whoever has logged in: environments hold passwords.
     Owner,
 }
 
 impl Who {
-    pub fn admits(self, peer: Peer, own_uid: u32) -> bool {
-        self == Who::Member || peer.uid == 0 || peer.uid == own_uid
+    pub fn admits(self, visitor: Visitor, own_uid: u32) -> bool {
+        match (self, visitor) {
+            (Who::Member, _) | (Who::Owner, Visitor::Known) => true,
+            (Who::Owner, Visitor::Local(peer)) => peer.uid == 0 || peer.uid == own_uid,
+            (Who::Owner, Visitor::Anyone) => false,
+        }
     }
 }
 
@@ -68,7 +72,7 @@ pub const ROUTES: &[Route] = &[
 ];
 
 /// The route for a request and what stands for the segment in braces; otherwise the answer that says why not.
-pub fn find(request: &Request, peer: Peer, own_uid: u32) -> Result<(&'static Route, &str), Answer> {
+pub fn find(request: &Request, visitor: Visitor, own_uid: u32) -> Result<(&'static Route, &str), Answer> {
     let mut allowed: Vec<&str> = Vec::new();
     for route in ROUTES {
         let Some(name) = matches(route.path, &request.path) else { continue };
@@ -80,8 +84,12 @@ pub fn find(request: &Request, peer: Peer, own_uid: u32) -> Result<(&'static Rou
             }
             continue;
         }
-        if !route.who.admits(peer, own_uid) {
-            let why = format!("uid {} may not see {}: only root and uid {own_uid} may", peer.uid, request.path);
+        if !route.who.admits(visitor, own_uid) {
+            let who = match visitor {
+                Visitor::Local(peer) => format!("uid {}", peer.uid),
+                Visitor::Known | Visitor::Anyone => "whoever has not logged in".to_owned(),
+            };
+            let why = format!("{who} may not see {}: only root and uid {own_uid} may", request.path);
             return Err(api::failure(403, why));
         }
         return Ok((route, name));
@@ -91,7 +99,7 @@ pub fn find(request: &Request, peer: Peer, own_uid: u32) -> Result<(&'static Rou
     }
     let allow = allowed.join(", ");
     let why = format!("{} is not possible on {}: use {allow}", clip(&request.method), clip(&request.path));
-    Err(Answer { allow: Some(allow), ..api::failure(405, why) })
+    Err(Answer { headers: vec![("Allow", allow)], ..api::failure(405, why) })
 }
 
 /// What stands in `path` for the braces of `pattern`, or nothing if there are none.
@@ -116,12 +124,13 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::sys::socket_unix::Peer;
 
     fn ask(method: &str, path: &str, uid: u32) -> Result<(&'static str, String), (u16, Option<String>)> {
         let request = Request { method: method.into(), path: path.into(), ..Request::default() };
-        find(&request, Peer { pid: 1, uid, gid: uid }, 500)
+        find(&request, Visitor::Local(Peer { pid: 1, uid, gid: uid }), 500)
             .map(|(route, name)| (route.path, name.to_owned()))
-            .map_err(|answer| (answer.status, answer.allow))
+            .map_err(|answer| (answer.status, answer.headers.into_iter().next().map(|(_, allow)| allow)))
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 
 use super::*;
 use crate::plan::*;
@@ -138,7 +139,9 @@ impl Bench {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("hob.sock");
         let poll = mio::Poll::new().expect("a poll");
-        let mut control = Control::bind(&path, 0o600, None).expect("binds");
+        let address = Address::Unix { path: path.clone(), mode: 0o600, owner: None, group: None };
+        let server = Server { name: "hob".into(), address, login: None };
+        let mut control = Control::bind(&[server]).expect("binds");
         control.register(poll.registry(), FIRST).expect("registers");
         let host = FakeHost {
             supervisor: Supervisor::new(1),
@@ -679,4 +682,44 @@ fn rubbish_is_refused_and_the_next_client_served() {
         assert!(ended && text.starts_with("HTTP/1.1 4") || text.starts_with("HTTP/1.1 5"), "{text}");
     }
     assert_eq!(bench.get("/v1/info").0, 200);
+}
+
+#[test]
+fn a_server_on_the_network_asks_for_its_login_on_every_path_and_takes_the_right_one() {
+    let login = Login { username: "user".into(), password: "secret".into() };
+    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = free.local_addr().expect("bound").port();
+    drop(free);
+    let mut bench = Bench::with(vec![spec("www", "web")]);
+    let server = Server {
+        name: "inet_http_server".into(),
+        address: Address::Inet { host: "127.0.0.1".into(), port },
+        login: Some(login),
+    };
+    bench.control = Control::bind(&[server]).expect("binds");
+    bench.control.register(bench.poll.registry(), FIRST).expect("registers");
+    let mut ask = |head: &str| {
+        let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).expect("connects");
+        stream.write_all(format!("{head}\r\nConnection: close\r\n\r\n").as_bytes()).expect("sent");
+        stream.set_nonblocking(true).expect("set");
+        let mut text = Vec::new();
+        for _ in 0..200 {
+            bench.turn();
+            let mut block = [0; 4096];
+            match stream.read(&mut block) {
+                Ok(0) => break,
+                Ok(length) => text.extend_from_slice(&block[..length]),
+                Err(_) => std::thread::sleep(Duration::from_millis(1)),
+            }
+        }
+        String::from_utf8(text).expect("text")
+    };
+    for path in ["/v1/info", "/v1/instances/www/environment", "/", "/nothing/here"] {
+        let text = ask(&format!("GET {path} HTTP/1.1"));
+        assert!(text.starts_with("HTTP/1.1 401 Unauthorized\r\n"), "{path}: {text}");
+        assert!(text.contains("\r\nWWW-Authenticate: Basic realm=\"default\"\r\n"), "{text}");
+    }
+    // user:secret, user:wrong
+    assert!(ask("GET /v1/info HTTP/1.1\r\nAuthorization: Basic dXNlcjp3cm9uZw==").starts_with("HTTP/1.1 401"));
+    assert!(ask("GET /v1/info HTTP/1.1\r\nAuthorization: Basic dXNlcjpzZWNyZXQ=").starts_with("HTTP/1.1 200"));
 }

@@ -6,15 +6,23 @@ use std::os::unix::net::UnixDatagram;
 
 use nix::errno::Errno;
 
+use super::batch::Batch;
 use super::launch::{REPORT_MAX, Report};
 use super::oom::OomCounter;
-use crate::supervisor::event::{Exit, Run};
+use crate::supervisor::event::{Exit, Job, ProcessId, Run};
 use crate::sys::process::{self, Ended, Pid};
 
 /// The children that are somebody: runs of the supervisor. Helpers of hob itself and orphans are not in it.
 pub struct Children {
     runs: HashMap<Pid, Run>,
     pids: HashMap<Run, Pid>,
+    /// The pid that led the last run of each process.
+    leaders: HashMap<ProcessId, Pid>,
+    /// Starts that launchers are making, and the signals their children have yet to get.
+    batches: Vec<Batch>,
+    owed: Vec<(Run, i32)>,
+    /// Starts that came to nothing without a child to reap.
+    not_made: Vec<(Run, io::Error)>,
     /// The end of the socket that all children report to, and the one they get.
     reports: UnixDatagram,
     report_tx: UnixDatagram,
@@ -40,6 +48,10 @@ impl Children {
         Ok(Children {
             runs: HashMap::new(),
             pids: HashMap::new(),
+            leaders: HashMap::new(),
+            batches: Vec::new(),
+            owed: Vec::new(),
+            not_made: Vec::new(),
             reports,
             report_tx,
             failed: HashMap::new(),
@@ -60,6 +72,48 @@ impl Children {
     pub fn add(&mut self, run: Run, pid: Pid) {
         self.runs.insert(pid, run);
         self.pids.insert(run, pid);
+        if let Job::Process(id) = run.job {
+            self.leaders.insert(id, pid);
+        }
+    }
+
+    pub fn add_batches(&mut self, batches: Vec<Batch>) {
+        self.batches.extend(batches);
+    }
+
+    /// Takes over the children that launchers have made. To be called before anyone is asked about.
+    pub fn take_made(&mut self) {
+        for mut batch in std::mem::take(&mut self.batches) {
+            self.take_from(&mut batch);
+            self.batches.push(batch);
+        }
+    }
+
+    fn take_from(&mut self, batch: &mut Batch) {
+        while let Some((run, made)) = batch.take() {
+            match made {
+                Ok(pid) => self.add(run, pid),
+                Err(why) => self.not_made.push((run, why)),
+            }
+            for (_, signal) in self.owed.extract_if(.., |owed| owed.0 == run).collect::<Vec<_>>() {
+                let _ = self.signal(run, signal);
+            }
+        }
+    }
+
+    /// Starts that came to nothing without a child to reap, since this was last asked.
+    pub fn not_made(&mut self) -> Vec<(Run, io::Error)> {
+        std::mem::take(&mut self.not_made)
+    }
+
+    /// The pid that led the last run of a process: the session and group of what that left.
+    pub fn leader(&self, id: ProcessId) -> Option<Pid> {
+        self.leaders.get(&id).copied()
+    }
+
+    /// A process is not in the table any more.
+    pub fn forget(&mut self, id: ProcessId) {
+        self.leaders.remove(&id);
     }
 
     pub fn pid(&self, run: Run) -> Option<Pid> {
@@ -67,12 +121,20 @@ impl Children {
     }
 
     pub fn is_known(&self, pid: i32) -> bool {
-        self.runs.contains_key(&Pid::from_raw(pid))
+        let pid = Pid::from_raw(pid);
+        self.runs.contains_key(&pid) || self.batches.iter().any(|batch| batch.launcher == pid)
     }
 
-    /// Signals the process group of a run. Its leader is a child that has not been reaped, so the number is its own.
-    pub fn signal(&self, run: Run, signal: i32) -> io::Result<()> {
-        let Some(pid) = self.pid(run) else { return Err(Errno::ESRCH.into()) };
+    /// Signals the process group of a run, as soon as there is one. Its leader is a child that has not been reaped, so
+    /// the number is its own.
+    pub fn signal(&mut self, run: Run, signal: i32) -> io::Result<()> {
+        let Some(pid) = self.pid(run) else {
+            if self.batches.iter().any(|batch| batch.rest().contains(&run)) {
+                self.owed.push((run, signal));
+                return Ok(());
+            }
+            return Err(Errno::ESRCH.into());
+        };
         match process::kill_group(pid, signal) {
             // Between fork and setsid there is no group yet, only the child.
             Err(why) if why.raw_os_error() == Some(Errno::ESRCH as i32) => process::kill(pid, signal),
@@ -83,7 +145,18 @@ impl Children {
     /// One child that has ended.
     pub fn reap(&mut self) -> Option<Reaped> {
         let (pid, ended) = process::reap_one()?;
-        let Some(run) = self.runs.remove(&pid) else { return Some(Reaped::Other(pid)) };
+        if !self.runs.contains_key(&pid) {
+            // Made and dead since the last look.
+            self.take_made();
+        }
+        let Some(run) = self.runs.remove(&pid) else {
+            if let Some(nth) = self.batches.iter().position(|batch| batch.launcher == pid) {
+                let batch = self.batches.swap_remove(nth);
+                self.not_made.extend(batch.rest().iter().map(|run| (*run, Errno::EAGAIN.into())));
+                self.owed.retain(|(run, _)| !batch.rest().contains(run));
+            }
+            return Some(Reaped::Other(pid));
+        };
         self.pids.remove(&run);
         // Its sender is dead, so a report of a failed start is complete and waiting.
         self.read_reports();

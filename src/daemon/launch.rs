@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ffi::{CString, OsString};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
@@ -16,7 +16,9 @@ use std::path::Path;
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
+use super::marks::{Marks, Owner};
 use crate::plan::{Bind, CommandKind, Identity, Spec};
+use crate::supervisor::event::ProcessId;
 use crate::sys;
 
 /// What a child tells the daemon. The number is that of its run.
@@ -50,17 +52,22 @@ pub struct Launch<'a> {
     /// The environment of the instance.
     pub base_env: &'a BTreeMap<String, String>,
     /// Variables for this run alone.
-    pub extra_env: &'a [(String, String)],
+    pub extra_env: Vec<(String, String)>,
     pub stdout: BorrowedFd<'a>,
     pub stderr: BorrowedFd<'a>,
     pub null: BorrowedFd<'a>,
-    pub report: &'a UnixDatagram,
+    pub reports: &'a UnixDatagram,
     /// hob's own executable, opened: its path may be closed to the user the child becomes.
     pub exe: BorrowedFd<'a>,
     /// What it sees at other paths.
     pub binds: &'a [Bind],
     /// The limits hob itself was started with; it has raised its own.
     pub nofile: (u64, u64),
+    /// For a process that has none of its own.
+    pub oom_score_adj: Option<i32>,
+    /// By which everything it starts is known to be its own.
+    pub marks: &'a Marks,
+    pub id: ProcessId,
     /// Runs a daemonizing command and relays signals (`pidfile:`).
     pub pidproxy: fn(&Path, &mut dyn FnMut() -> i32) -> i32,
 }
@@ -68,10 +75,21 @@ pub struct Launch<'a> {
 impl Launch<'_> {
     /// Becomes the program. Returns, with an exit status, only when it could not.
     pub fn exec(&self) -> i32 {
-        match self.try_exec() {
+        self.report(self.try_exec())
+    }
+
+    /// The same in a child that shares the descriptor table of its maker, which it leaves first. All that it is given
+    /// must be below `first`.
+    pub fn exec_with_fds_below(&self, first: RawFd) -> i32 {
+        let own_table = sys::beside::keep_fds_below(first).stage("set up its descriptors");
+        self.report(own_table.and_then(|()| self.try_exec()))
+    }
+
+    fn report(&self, outcome: Result<i32, Failure>) -> i32 {
+        match outcome {
             Ok(status) => status,
             Err(Failure { stage, errno }) => {
-                Report::Failed { run: self.run, stage: stage.into(), errno: errno as i32 }.send(self.report);
+                Report::Failed { run: self.run, stage: stage.into(), errno: errno as i32 }.send(self.reports);
                 127
             }
         }
@@ -84,6 +102,7 @@ impl Launch<'_> {
         }
         sys::limits::set_umask(self.spec.umask.unwrap_or(0o022));
         self.set_limits();
+        self.marks.tag_self(Owner::Process(self.id));
         enter(self.binds)?;
         become_user(self.spec.user.as_ref())?;
         let directory = &self.spec.directory;
@@ -92,7 +111,7 @@ impl Launch<'_> {
         sys::process::set_name("hob pidproxy");
         Ok((self.pidproxy)(pidfile, &mut || {
             let Failure { stage, errno } = self.exec_command();
-            Report::Failed { run: self.run, stage: stage.into(), errno: errno as i32 }.send(self.report);
+            Report::Failed { run: self.run, stage: stage.into(), errno: errno as i32 }.send(self.reports);
             127
         }))
     }
@@ -105,20 +124,23 @@ impl Launch<'_> {
         if let Some(nice) = limits.nice {
             self.warn("nice", nice, sys::limits::set_nice(nice));
         }
-        if let Some(score) = limits.oom_score_adj {
-            self.warn("oom_score_adj", score, sys::limits::set_oom_score_adj(score));
+        match (limits.oom_score_adj, self.oom_score_adj) {
+            (Some(score), _) => self.warn("oom_score_adj", score, sys::limits::set_oom_score_adj(score)),
+            // Nobody has asked for it, so nobody needs to know that /proc is read-only.
+            (None, Some(score)) => drop(sys::limits::set_oom_score_adj(score)),
+            (None, None) => {}
         }
     }
 
     fn warn(&self, what: &str, value: impl std::fmt::Display, result: io::Result<()>) {
         if let Err(why) = result {
             let text = format!("cannot set {what} to {value}: {}", describe(&why));
-            Report::Trouble { run: self.run, text }.send(self.report);
+            Report::Trouble { run: self.run, text }.send(self.reports);
         }
     }
 
     fn exec_command(&self) -> Failure {
-        let env = c_env(self.base_env, &self.spec.env, self.extra_env);
+        let env = c_env(self.base_env, &self.spec.env, &self.extra_env);
         let profile = self.spec.profile.as_deref().filter(|p| p.exists());
         let command = &self.spec.command;
         let script = match (&command.kind, profile) {
@@ -144,7 +166,7 @@ impl Launch<'_> {
     /// Leaves the report socket as 3 and hob's executable as 4, and says by which path a shell can exec the latter.
     fn hand_over_fds(&self) -> Result<String, Failure> {
         // Copies first: one of the two may stand where the other has to go.
-        let report = sys::process::lift_fd(self.report.as_fd()).stage("set up its descriptors")?;
+        let report = sys::process::lift_fd(self.reports.as_fd()).stage("set up its descriptors")?;
         let exe = sys::process::lift_fd(self.exe).stage("set up its descriptors")?;
         sys::process::close_on_exec_from(3);
         sys::process::place_fd(report.as_fd(), REPORT_FD).stage("set up its descriptors")?;

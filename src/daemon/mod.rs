@@ -5,11 +5,13 @@
 //! reaped before anything else is looked at, so that a client that asks about a process it has just seen die is not
 //! told that it runs.
 
+mod batch;
 mod children;
 pub mod launch;
 mod leftovers;
 mod logs;
 mod manager;
+mod marks;
 pub mod messages;
 mod oom;
 mod planner;
@@ -32,10 +34,11 @@ use self::children::{Children, Reaped};
 use self::launch::{Launch, Report};
 use self::logs::{FINISH_WITHIN, Logs};
 use self::manager::Manager;
+use self::marks::{Marks, Owner};
 use self::planner::Planner;
 use self::readiness::Readiness;
 use crate::control::{Control, Host, LogQuery, Ticket};
-use crate::plan::{Ask, Instance, Probe, ReadyBy};
+use crate::plan::{Ask, Instance, Probe, ReadyBy, Server};
 use crate::supervisor::Supervisor;
 use crate::supervisor::event::{Action, Change, Event, Exit, Job, Phase, ProcessId, Run, Survivor, Time};
 use crate::sys;
@@ -44,9 +47,10 @@ use crate::wire;
 
 /// What the daemon needs to be told; everything else is in the plan.
 pub struct Options {
+    /// Our own socket, to show; also where the sockets of children are made beside.
     pub socket: PathBuf,
-    pub socket_mode: u32,
-    pub socket_group: Option<u32>,
+    /// What clients connect to.
+    pub servers: Vec<Server>,
     pub state_dir: PathBuf,
     pub log_dir: PathBuf,
     /// The files the configuration comes from, to show.
@@ -84,8 +88,8 @@ struct Daemon {
     planner: Option<Planner>,
     /// Who waits for the plan that is being made.
     reload_tickets: Vec<Ticket>,
-    /// A plan was asked for while one was being made, which may have read what was there before.
-    plan_again: Option<PlanAgain>,
+    /// Asked for while one was being made, which may have read the files before they were changed.
+    reload_after: Option<ReloadAfter>,
     /// Whether the plan is that of what was deployed.
     deployed: bool,
     /// The same of the plan that is being made.
@@ -93,21 +97,27 @@ struct Daemon {
     has_plan: bool,
     /// Reaped children of processes that are being stopped: what is left of each is looked for.
     sweeps: BTreeMap<ProcessId, Sweep>,
-    /// The pids that led the last run of each process.
-    leaders: BTreeMap<ProcessId, i32>,
+    /// Runs to start once all actions are fetched: many at once cost less.
+    to_start: Vec<Run>,
+    /// Whether launchers work here.
+    has_launchers: bool,
     /// Forked to stream logs to a client.
     streamers: Vec<Pid>,
     ending: Ending,
+    /// Since when a plan is being carried out whose memory has not been given back.
+    untidy: Option<Time>,
     born: Time,
-    nonce: String,
+    marks: Marks,
     null: OwnedFd,
     exe: OwnedFd,
     nofile: (u64, u64),
+    oom_score_adj: Option<i32>,
     exit_status: i32,
 }
 
+/// A plan to make after the one that is being made.
 #[derive(Default)]
-struct PlanAgain {
+struct ReloadAfter {
     tickets: Vec<Ticket>,
     deployed: Option<bool>,
 }
@@ -156,7 +166,7 @@ impl Daemon {
         poll.registry().register(&mut signals, SIGNALS, Interest::READABLE)?;
         let children = Children::new()?;
         poll.registry().register(&mut SourceFd(&children.report_rx().as_raw_fd()), REPORTS, Interest::READABLE)?;
-        let mut control = Control::bind(&options.socket, options.socket_mode, options.socket_group)?;
+        let mut control = Control::bind(&options.servers)?;
         control.register(poll.registry(), CONTROL)?;
         let born = now();
         let seed = born.0.as_nanos() as u64 ^ u64::from(std::process::id()) << 32;
@@ -168,19 +178,22 @@ impl Daemon {
             control: Some(control),
             planner: None,
             reload_tickets: Vec::new(),
-            plan_again: None,
+            reload_after: None,
             deployed: options.deployed,
             deployed_next: options.deployed,
             has_plan: false,
             sweeps: BTreeMap::new(),
-            leaders: BTreeMap::new(),
+            to_start: Vec::new(),
+            has_launchers: true,
             streamers: Vec::new(),
             ending: Ending::NotYet,
+            untidy: None,
             born,
-            nonce: format!("{seed:x}"),
+            marks: Marks::new((seed ^ seed >> 32) as u32),
             null: std::fs::OpenOptions::new().read(true).write(true).open("/dev/null").or_else(|_| no_null())?.into(),
             exe: launch::open_own_executable()?,
             nofile,
+            oom_score_adj: oom::score_of_processes(),
             exit_status: 0,
             children,
             signals,
@@ -190,8 +203,9 @@ impl Daemon {
     }
 
     fn run(mut self) -> io::Result<i32> {
-        self.logs.start(self.poll.registry(), LOGGER, now())?;
+        // The plan is what everything waits for; a logger is needed once there is one.
         self.plan(false)?;
+        self.logs.start(self.poll.registry(), LOGGER, now())?;
         let mut events = Events::with_capacity(1024);
         loop {
             self.carry_out_actions();
@@ -200,10 +214,12 @@ impl Daemon {
             if self.ending == Ending::Done {
                 break;
             }
+            self.tidy();
             match self.poll.poll(&mut events, self.until_next_deadline()) {
                 Err(why) if why.kind() != io::ErrorKind::Interrupted => log::error!("cannot wait for events: {why}"),
                 _ => {}
             }
+            self.children.take_made();
             if events.iter().any(|e| e.token() == SIGNALS) {
                 self.take_signals();
             }
@@ -232,6 +248,16 @@ impl Daemon {
         }
         self.readiness.close();
         Ok(self.exit_status)
+    }
+
+    /// Once a plan has come to rest, gives back the memory that reading it and starting everything took.
+    fn tidy(&mut self) {
+        let Some(since) = self.untidy else { return };
+        let at_rest = || self.supervisor.processes().all(|process| process.phase() != Phase::Starting);
+        if at_rest() || now().since(since) > TIDY_WITHIN {
+            sys::memory::release();
+            self.untidy = None;
+        }
     }
 
     fn until_next_deadline(&self) -> Option<Duration> {
@@ -273,34 +299,36 @@ impl Daemon {
     }
 
     fn carry_out_actions(&mut self) {
-        let mut failed = Vec::new();
         loop {
-            let Some(action) = self.supervisor.poll_action() else {
-                // Only now: who waits for a start must have been told that it began before it is told that it failed.
-                match failed.pop() {
-                    Some(event) => self.feed(event),
-                    None => return,
-                }
-                continue;
-            };
-            match action {
-                Action::Spawn(run) => failed.extend(self.spawn(run)),
-                Action::Signal(run, signal) => self.signal_run(run, signal),
-                Action::Sweep(run, signal) => {
-                    if let Job::Process(id) = run.job {
-                        self.sweeps.insert(id, Sweep { run, signal, left: usize::MAX, answered: false });
-                    }
-                }
-                Action::Added(id) => self.provide(id, Logs::add),
-                Action::Updated(id) => self.provide(id, Logs::update),
-                Action::Removed(id) => {
-                    self.logs.remove(id);
-                    self.readiness.remove(self.poll.registry(), id);
-                    self.leaders.remove(&id);
-                    self.sweeps.remove(&id);
-                }
-                Action::Changed(change) => self.tell_of(&change),
+            while let Some(action) = self.supervisor.poll_action() {
+                self.carry_out(action);
             }
+            if self.to_start.is_empty() {
+                break;
+            }
+            // Only now: who waits for a start must have been told that it began before it is told that it failed.
+            self.start_all();
+        }
+    }
+
+    fn carry_out(&mut self, action: Action) {
+        match action {
+            Action::Spawn(run) => self.to_start.push(run),
+            Action::Signal(run, signal) => self.signal_run(run, signal),
+            Action::Sweep(run, signal) => {
+                if let Job::Process(id) = run.job {
+                    self.sweeps.insert(id, Sweep { run, signal, left: usize::MAX, answered: false });
+                }
+            }
+            Action::Added(id) => self.provide(id, Logs::add),
+            Action::Updated(id) => self.provide(id, Logs::update),
+            Action::Removed(id) => {
+                self.logs.remove(id);
+                self.readiness.remove(self.poll.registry(), id);
+                self.children.forget(id);
+                self.sweeps.remove(&id);
+            }
+            Action::Changed(change) => self.tell_of(&change),
         }
     }
 
@@ -328,50 +356,93 @@ impl Daemon {
         self.with_control(|control, daemon| control.changed(change, daemon));
     }
 
-    /// Starts a child; the event is that it could not.
-    fn spawn(&mut self, run: Run) -> Option<Event> {
-        let id = run.job.process();
-        let started = match run.job {
-            Job::Process(_) => self.spawn_process(run, id),
-            Job::ReadyProbe(_) | Job::HealthProbe(_) => self.spawn_probe(run, id),
-        };
-        match started {
-            Ok(pid) => {
-                self.children.add(run, pid);
-                if matches!(run.job, Job::Process(_)) {
-                    self.leaders.insert(id, pid.as_raw());
+    fn start_all(&mut self) {
+        let mut runs = std::mem::take(&mut self.to_start);
+        if self.has_launchers && runs.len() >= batch::LEAST {
+            let (many, rest): (Vec<Run>, Vec<Run>) = runs.into_iter().partition(|run| self.can_be_launched(*run));
+            runs = rest;
+            let priority = |run: &Run| Some(self.supervisor.process(run.job.process())?.spec().priority);
+            let at_will = many.iter().all(|run| priority(run) == many.first().and_then(priority));
+            match batch::start(&many, at_will, &|run| self.launch(run, run.job.process())) {
+                Ok((batches, left)) => {
+                    self.children.add_batches(batches);
+                    runs.extend(left);
                 }
-                None
+                Err(why) => {
+                    log::debug!("cannot start launchers: {why}");
+                    runs.extend(many);
+                }
             }
-            Err(why) => {
-                let errno = why.raw_os_error().unwrap_or(nix::errno::Errno::EAGAIN as i32);
-                Some(Event::Exited(run, Exit::CannotExec { stage: "fork".into(), errno }))
+        }
+        for run in runs {
+            self.spawn(run);
+        }
+    }
+
+    /// A process that becomes its program at once. One that stays hob's own code (pidproxy) would keep a launcher waiting.
+    fn can_be_launched(&self, run: Run) -> bool {
+        let spec = self.supervisor.process(run.job.process()).map(|process| process.spec());
+        matches!(run.job, Job::Process(_)) && spec.is_some_and(|spec| spec.pidfile.is_none())
+    }
+
+    /// Starts that launchers could not make: once more without them, or a failure.
+    fn look_at_not_made(&mut self) {
+        for (run, why) in self.children.not_made() {
+            if batch::is_refusal(&why) {
+                log::debug!("starting without launchers from now on: {why}");
+                self.has_launchers = false;
+                self.spawn(run);
+            } else {
+                self.cannot_fork(run, &why);
             }
         }
     }
 
-    fn spawn_process(&self, run: Run, id: ProcessId) -> io::Result<Pid> {
-        let spec = self.supervisor.process(id).map(|p| p.spec()).ok_or(io::ErrorKind::NotFound)?;
-        let (stdout, stderr) = self.logs.ends(id).ok_or(nix::errno::Errno::EMFILE)?;
-        let mut extra_env = vec![(leftovers::MARKER.to_owned(), leftovers::marker(&self.nonce, id, run.number))];
+    fn cannot_fork(&mut self, run: Run, why: &io::Error) {
+        let errno = why.raw_os_error().unwrap_or(nix::errno::Errno::EAGAIN as i32);
+        self.feed(Event::Exited(run, Exit::CannotExec { stage: "fork".into(), errno }));
+    }
+
+    fn spawn(&mut self, run: Run) {
+        let id = run.job.process();
+        let started = match run.job {
+            Job::Process(_) => match self.launch(run, id) {
+                Some(launch) => sys::process::fork(|| launch.exec()),
+                None => Err(nix::errno::Errno::EMFILE.into()),
+            },
+            Job::ReadyProbe(_) | Job::HealthProbe(_) => self.spawn_probe(run, id),
+        };
+        match started {
+            Ok(pid) => self.children.add(run, pid),
+            Err(why) => self.cannot_fork(run, &why),
+        }
+    }
+
+    /// What a child for this run needs; nothing if its log pipe could not be made.
+    fn launch(&self, run: Run, id: ProcessId) -> Option<Launch<'_>> {
+        let spec = self.supervisor.process(id)?.spec();
+        let (stdout, stderr) = self.logs.ends(id)?;
+        let mut extra_env = vec![(marks::VARIABLE.to_owned(), self.marks.value(id, run.number))];
         if let Some(path) = self.readiness.path(id) {
             extra_env.push(("NOTIFY_SOCKET".to_owned(), path.display().to_string()));
         }
-        let launch = Launch {
+        Some(Launch {
             run: run.number,
             spec,
             base_env: self.base_env(&spec.name.group),
             binds: self.instance(&spec.name.group).map_or(&[], |instance| &instance.binds),
-            extra_env: &extra_env,
+            extra_env,
             stdout,
             stderr,
             null: self.null.as_fd(),
-            report: self.children.report_tx(),
+            reports: self.children.report_tx(),
             exe: self.exe.as_fd(),
             nofile: self.nofile,
+            oom_score_adj: self.oom_score_adj,
+            marks: &self.marks,
+            id,
             pidproxy: self.options.roles.pidproxy,
-        };
-        sys::process::fork(|| launch.exec())
+        })
     }
 
     fn base_env(&self, instance: &str) -> &BTreeMap<String, String> {
@@ -401,6 +472,7 @@ impl Daemon {
             }
             sys::process::close_others(&[self.children.report_tx().as_raw_fd()]);
             sys::process::close_on_exec_from(3);
+            self.marks.tag_self(Owner::Process(id));
             let _ = sys::limits::set_nofile(self.nofile.0, self.nofile.1);
             // A file of the home, be it a command or a socket, is where the process itself has it.
             if !matches!(probe.ask, Ask::Tcp(_)) {
@@ -485,6 +557,7 @@ impl Daemon {
     }
 
     fn reap(&mut self) {
+        self.children.take_made();
         while let Some(reaped) = self.children.reap() {
             match reaped {
                 Reaped::Run(run, exit) => {
@@ -504,6 +577,7 @@ impl Daemon {
                 }
             }
         }
+        self.look_at_not_made();
     }
 
     /// Looks for what is left of processes whose child is reaped, signals it, and answers.
@@ -511,34 +585,41 @@ impl Daemon {
         if self.sweeps.values().all(|s| s.answered) {
             return;
         }
-        let orphans = self.orphans();
-        if orphans.is_empty() {
-            for (_, sweep) in std::mem::take(&mut self.sweeps) {
-                self.feed(Event::Swept(sweep.run, Vec::new()));
-            }
-            return self.carry_out_actions();
-        }
+        self.children.take_made();
         let traces: Vec<leftovers::Trace> = self
             .sweeps
             .keys()
-            .map(|&id| leftovers::Trace { id, leader: self.leaders.get(&id).copied(), pipes: self.logs.inodes(id) })
+            .map(|&id| leftovers::Trace {
+                id,
+                leader: self.children.leader(id).map(Pid::as_raw),
+                pipes: self.logs.inodes(id),
+            })
             .collect();
-        let mut found = leftovers::attribute(&orphans, &self.nonce, &traces);
+        let mut found = leftovers::attribute(&|pid| self.is_ours(pid), &self.marks, &traces);
+        let to_kill = self.sweeps.iter().filter(|(id, sweep)| sweep.signal == libc::SIGKILL && !found.is_rid_of(**id));
+        let to_kill: Vec<ProcessId> = to_kill.map(|(&id, _)| id).collect();
+        if !to_kill.is_empty() {
+            found.kill(&to_kill, &|pid| self.is_ours(pid), &self.marks, &traces);
+        }
         let mut answers = Vec::new();
         self.sweeps.retain(|id, sweep| {
+            let is_over = found.is_rid_of(*id);
             let left = found.of.remove(id).unwrap_or_default();
             // Signalled once with each signal, and again when helpers have had children meanwhile.
-            if sweep.left == usize::MAX || sweep.signal == libc::SIGKILL || left.len() > sweep.left {
+            if sweep.signal != libc::SIGKILL && (sweep.left == usize::MAX || left.len() > sweep.left) {
                 for stat in &left {
                     leftovers::signal(stat, sweep.signal);
                     leftovers::signal(stat, libc::SIGCONT);
                 }
             }
             sweep.left = left.len();
-            sweep.answered = true;
-            let survivors = left.iter().map(|s| Survivor { pid: s.pid, command: s.command.clone() }).collect();
-            answers.push(Event::Swept(sweep.run, survivors));
-            !left.is_empty()
+            // Some came and went, and none stayed for long enough to be named: their deaths bring the next look.
+            sweep.answered = is_over || !left.is_empty();
+            if sweep.answered {
+                let survivors = left.iter().map(|s| Survivor { pid: s.pid, command: s.command.clone() }).collect();
+                answers.push(Event::Swept(sweep.run, survivors));
+            }
+            !is_over
         });
         for answer in answers {
             self.feed(answer);
@@ -546,28 +627,25 @@ impl Daemon {
         self.carry_out_actions();
     }
 
-    fn orphans(&self) -> Vec<i32> {
-        let helpers: Vec<i32> = self
-            .streamers
-            .iter()
-            .copied()
-            .chain(self.logs.logger_pid())
-            .chain(self.planner.as_ref().map(Planner::pid))
-            .map(Pid::as_raw)
-            .collect();
-        leftovers::orphans(&|pid| self.children.is_known(pid) || helpers.contains(&pid)).unwrap_or_default()
+    /// A child that is somebody: a run, or a helper of hob itself.
+    fn is_ours(&self, pid: i32) -> bool {
+        let mut helpers = self.logs.logger_pid().into_iter().chain(self.planner.as_ref().map(Planner::pid));
+        self.children.is_known(pid)
+            || self.streamers.iter().any(|s| s.as_raw() == pid)
+            || helpers.any(|helper| helper.as_raw() == pid)
     }
 
     fn plan(&mut self, again: bool) -> io::Result<()> {
         if self.planner.is_some() {
-            self.plan_again.get_or_insert_default();
+            self.reload_after.get_or_insert_default();
             return Ok(());
         }
         if again {
             self.manager.say(&format!("RELOADING=1\nMONOTONIC_USEC={}", sys::clock::monotonic().as_micros()));
         }
         let wanted = Wanted { again, deployed: self.deployed_next };
-        self.planner = Some(Planner::start(&self.options.make_plan, wanted, self.poll.registry(), PLANNER)?);
+        self.planner =
+            Some(Planner::start(&self.options.make_plan, wanted, &self.marks, self.poll.registry(), PLANNER)?);
         Ok(())
     }
 
@@ -587,6 +665,7 @@ impl Daemon {
                 self.has_plan = true;
                 self.deployed = self.deployed_next;
                 self.feed(Event::Plan(plan));
+                self.untidy = Some(now());
                 self.manager.say(&format!("READY=1\nSTATUS={count} processes"));
                 Ok(format!("{count} processes"))
             }
@@ -606,16 +685,19 @@ impl Daemon {
             }
         };
         self.deployed_next = self.deployed;
-        for ticket in std::mem::take(&mut self.reload_tickets) {
-            let answer = answer.clone();
-            self.with_control(|control, daemon| control.reload_done(ticket, answer, daemon));
-        }
-        if let Some(PlanAgain { tickets, deployed }) = self.plan_again.take() {
+        self.answer_reload(&answer);
+        if let Some(ReloadAfter { tickets, deployed }) = self.reload_after.take() {
             self.reload_tickets = tickets;
             self.deployed_next = deployed.unwrap_or(self.deployed);
             if let Err(why) = self.plan(true) {
-                log::error!("cannot reload: {why}");
+                self.answer_reload(&Err(vec![format!("cannot reload: {why}")]));
             }
+        }
+    }
+
+    fn answer_reload(&mut self, answer: &Result<String, Vec<String>>) {
+        for ticket in std::mem::take(&mut self.reload_tickets) {
+            self.with_control(|control, daemon| control.reload_done(ticket, answer.clone(), daemon));
         }
     }
 
@@ -659,20 +741,17 @@ impl Daemon {
         for streamer in &self.streamers {
             let _ = sys::process::kill(*streamer, libc::SIGKILL);
         }
-        let orphans = self.orphans();
-        let left = if orphans.is_empty() {
-            Vec::new()
-        } else {
-            let mut left = leftovers::attribute(&orphans, &self.nonce, &[]);
-            left.strays.extend(left.of.into_values().flatten());
-            left.strays
-        };
-        if signal != 0 {
-            for stat in &left {
+        let mut left = leftovers::attribute(&|pid| self.is_ours(pid), &self.marks, &[]);
+        left.strays.extend(std::mem::take(&mut left.of).into_values().flatten());
+        match signal {
+            libc::SIGKILL => left.kill_strays(&|pid| self.is_ours(pid)),
+            0 => {}
+            _ => left.strays.iter().for_each(|stat| {
                 leftovers::signal(stat, signal);
                 leftovers::signal(stat, libc::SIGCONT);
-            }
+            }),
         }
+        let left = left.strays;
         let given_up = matches!(self.ending, Ending::Strays { kill_at } if kill_at + STRAY_GRACE <= now);
         if left.is_empty() || given_up {
             for stat in &left {
@@ -686,6 +765,9 @@ impl Daemon {
         }
     }
 }
+
+/// A plan whose processes are all still being started after this is as good as at rest.
+const TIDY_WITHIN: Duration = Duration::from_secs(10);
 
 /// What strays get between SIGTERM and SIGKILL when hob ends.
 const STRAY_GRACE: Duration = Duration::from_secs(1);
@@ -738,15 +820,15 @@ impl Host for Daemon {
 
     fn reload(&mut self, ticket: Ticket, deployed: Option<bool>) {
         if self.planner.is_some() {
-            let again = self.plan_again.get_or_insert_default();
-            again.tickets.push(ticket);
-            again.deployed = deployed.or(again.deployed);
+            let after = self.reload_after.get_or_insert_default();
+            after.tickets.push(ticket);
+            after.deployed = deployed.or(after.deployed);
             return;
         }
         self.reload_tickets.push(ticket);
         self.deployed_next = deployed.unwrap_or(self.deployed);
         if let Err(why) = self.plan(true) {
-            log::error!("cannot reload: {why}");
+            self.answer_reload(&Err(vec![format!("cannot reload: {why}")]));
         }
     }
 

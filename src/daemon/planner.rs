@@ -3,13 +3,14 @@
 //! Everything about that can block, crash or eat memory (a home on a network disk, a hostile YAML file, a script),
 //! so none of it happens in the daemon.
 
-use std::io::{self, PipeReader, Read, Write};
+use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::AsRawFd;
 
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use serde::{Deserialize, Serialize};
 
+use super::marks::{Marks, Owner};
 use crate::plan::Plan;
 use crate::sys;
 use crate::sys::process::Pid;
@@ -23,8 +24,9 @@ pub struct Refusal {
     pub status: i32,
 }
 
-/// Makes a plan, blocking. The second argument gets each step for people.
-pub type MakePlan = dyn Fn(Wanted, &mut dyn FnMut(&str)) -> Result<Plan, Refusal>;
+/// Makes a plan, blocking. The second argument gets each step for people, the third the result; what need not be over
+/// before the first start (a file that must reach the disk) can be done after it.
+pub type MakePlan = dyn Fn(Wanted, &mut dyn FnMut(&str), &mut dyn FnMut(Result<Plan, Refusal>));
 
 /// Which plan is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,19 +53,29 @@ pub struct Planner {
 }
 
 impl Planner {
-    pub fn start(make: &MakePlan, wanted: Wanted, registry: &Registry, token: Token) -> io::Result<Planner> {
-        let (rx, mut tx) = io::pipe()?;
+    pub fn start(
+        make: &MakePlan,
+        wanted: Wanted,
+        marks: &Marks,
+        registry: &Registry,
+        token: Token,
+    ) -> io::Result<Planner> {
+        let (rx, tx) = io::pipe()?;
         let pid = sys::process::fork(|| {
             sys::process::set_name("hob plan");
             let _ = sys::process::new_session();
+            marks.tag_self(Owner::Planner);
             sys::process::close_others(&[tx.as_raw_fd()]);
-            let mut send = |message: &Message| {
+            // A daemon that is gone needs no plan.
+            let send = |mut tx: &PipeWriter, message: &Message| {
                 let mut line = serde_json::to_vec(message).unwrap_or_default();
                 line.push(b'\n');
-                tx.write_all(&line)
+                let _ = tx.write_all(&line);
             };
-            let result = make(wanted, &mut |step| drop(send(&Message::Step(step.to_owned()))));
-            i32::from(send(&Message::Done(result)).is_err())
+            make(wanted, &mut |step| send(&tx, &Message::Step(step.to_owned())), &mut |result| {
+                send(&tx, &Message::Done(result))
+            });
+            0
         })?;
         sys::fd::set_nonblocking(&rx)?;
         registry.register(&mut SourceFd(&rx.as_raw_fd()), token, Interest::READABLE)?;

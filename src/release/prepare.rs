@@ -44,8 +44,20 @@ impl Refused {
     }
 }
 
+/// What a daemon needs to begin.
+pub struct Prepared {
+    pub plan: Plan,
+    /// The numbers that were given out, to be kept with [`save_ports`].
+    pub ports: Option<Ports>,
+}
+
 /// Makes the plan. A reload (`again`) writes the environment files too, but runs no postinstall.
-pub fn prepare(source: &Source, settings: &Settings, again: bool, step: &mut dyn FnMut(&str)) -> Result<Plan, Refused> {
+pub fn prepare(
+    source: &Source,
+    settings: &Settings,
+    again: bool,
+    step: &mut dyn FnMut(&str),
+) -> Result<Prepared, Refused> {
     let own = config::own_env();
     let (stack, placements) = match source {
         Source::Deployed => return deployed(settings),
@@ -69,38 +81,43 @@ pub fn prepare(source: &Source, settings: &Settings, again: bool, step: &mut dyn
             Refused::one(111, format!("{}: cannot write {}: {}", instance.name, path.display(), describe(&why)))
         })?;
     }
-    if again {
-        return Ok(plan);
-    }
-    for instance in &plan.instances {
+    let mut has_run = false;
+    for instance in plan.instances.iter().filter(|_| !again) {
         if let Some(service) = stack.service(&instance.service) {
-            postinstall(service, instance, settings, step)?;
+            has_run |= postinstall(service, instance, settings, step)?;
         }
     }
-    // Once more: postinstall may have changed what the files say.
-    let (plan, _) =
-        config::plan(&stack, &placements, settings, &mut ports, &own).map_err(|problems| Refused::config(&problems))?;
-    Ok(plan)
+    // postinstall may have changed what the files say.
+    let plan = match has_run {
+        true => config::plan(&stack, &placements, settings, &mut ports, &own).map_err(|p| Refused::config(&p))?.0,
+        false => plan,
+    };
+    Ok(Prepared { plan, ports: Some(ports) })
+}
+
+/// Keeps the numbers for the next boot, on the disk when it returns. They go by the order of declaration, so the next
+/// boot most likely finds the same ones without: nothing needs to wait for the disk.
+pub fn save_ports(ports: Option<Ports>) {
+    if let Some(Err(why)) = ports.map(|ports| ports.save()) {
+        log::warn!("cannot keep the numbers of the ports: {why}; they may differ next time");
+    }
 }
 
 /// What is deployed runs as its deployment has left it: postinstall belongs to that.
-fn deployed(settings: &Settings) -> Result<Plan, Refused> {
+fn deployed(settings: &Settings) -> Result<Prepared, Refused> {
     let store = Store::at(&settings.state_dir);
     let deployed = store.current()?;
     let (mut ports, warning) = Ports::load(&settings.state_dir);
     warn(warning);
     let LaidOut { plan, files, warnings } = lay_out(&store, &deployed, settings, &config::own_env(), &mut ports)?;
     warn(warnings);
-    if let Err(why) = ports.save() {
-        log::warn!("cannot write the ports to {}: {why}; they may differ next time", settings.state_dir.display());
-    }
     for (instance, (json, yml)) in plan.instances.iter().zip(&files) {
         make_log_dir(instance);
         if let Err((path, why)) = write_files(instance, json, yml) {
             log::warn!("{}: cannot write {}: {}", instance.name, path.display(), describe(&why));
         }
     }
-    Ok(plan)
+    Ok(Prepared { plan, ports: Some(ports) })
 }
 
 fn warn(warnings: impl IntoIterator<Item = config::Warning>) {
@@ -199,17 +216,19 @@ pub fn write_files(instance: &Instance, json: &str, yml: &str) -> Result<(), (Pa
     Ok(())
 }
 
-/// Runs the postinstall script of a service, if it has one, with the output on stderr and in its log.
+/// Runs the postinstall script of a service, if it has one, with the output on stderr and in its log. Whether there was
+/// one.
 fn postinstall(
     service: &Service,
     instance: &Instance,
     settings: &Settings,
     step: &mut dyn FnMut(&str),
-) -> Result<(), Refused> {
-    let Some(line) = postinstall_line(service, instance) else { return Ok(()) };
+) -> Result<bool, Refused> {
+    let Some(line) = postinstall_line(service, instance) else { return Ok(false) };
     step(&format!("postinstall of {}", instance.name));
     log::info!("{}: running postinstall", instance.name);
-    run_postinstall(&line, service, instance, settings, &mut on_stderr(&format!("[{}] ", instance.name)))
+    run_postinstall(&line, service, instance, settings, &mut on_stderr(&format!("[{}] ", instance.name)))?;
+    Ok(true)
 }
 
 /// The postinstall script of a service, if it has one.

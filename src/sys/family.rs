@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use super::clock::since_boot;
+use super::proc::Stat;
 use super::{pidfd, proc, process, sigwait};
 
 /// Everything below this process but zombies. Empty where /proc cannot be read.
@@ -15,7 +16,7 @@ pub fn descendants() -> Vec<i32> {
     for stat in &all {
         children.entry(stat.parent).or_default().push(stat.pid);
     }
-    let dead: HashSet<i32> = all.iter().filter(|s| s.state == b'Z').map(|s| s.pid).collect();
+    let dead: HashSet<i32> = all.iter().filter(|s| !is_alive(s)).map(|s| s.pid).collect();
     let (mut found, mut next) = (HashSet::new(), vec![process::pid().as_raw()]);
     while let Some(parent) = next.pop() {
         // Two looks at a changing table can show a loop; visit each once.
@@ -71,6 +72,89 @@ pub fn signal_one(pid: i32, signal: i32) -> io::Result<()> {
     }
 }
 
+/// Signals a process if it is still the one that was seen there, by its start time; ESRCH otherwise.
+pub fn signal_seen(seen: &Stat, signal: i32) -> io::Result<()> {
+    match proc::stat(seen.pid) {
+        Some(now) if now.started == seen.started => process::kill(process::Pid::from_raw(seen.pid), signal),
+        _ => Err(io::Error::from_raw_os_error(libc::ESRCH)),
+    }
+}
+
+/// Kills these processes and whatever they fork while that goes on. Returns the latter.
+///
+/// One that forks as fast as it is looked for is never caught by killing what one look has shown. So everything is
+/// stopped first, since what is stopped forks no more, and looked for again until nothing is new; then all of it is
+/// killed. Of our own children, which orphans become, those that `is_known` names stay, and `belongs` decides about
+/// the others; what hangs below one that goes, goes.
+pub fn kill_with_offspring(
+    first: Vec<Stat>,
+    is_known: &dyn Fn(i32) -> bool,
+    belongs: &dyn Fn(&Stat) -> bool,
+) -> Vec<Stat> {
+    let until = since_boot() + FREEZE_WITHIN;
+    let known = first.len();
+    let mut seen: HashSet<i32> = first.iter().map(|stat| stat.pid).collect();
+    let mut caught = first;
+    for stat in &caught {
+        let _ = signal_seen(stat, libc::SIGSTOP);
+    }
+    loop {
+        let before = seen.len();
+        // The newest comes last and is looked at first: in a chain of processes that each fork one and end, it is the
+        // one that lives.
+        for pid in proc::own_children().unwrap_or_default().into_iter().rev() {
+            if seen.insert(pid)
+                && !is_known(pid)
+                && let Some(stat) = proc::stat(pid).filter(is_alive)
+                && belongs(&stat)
+            {
+                let _ = process::kill(process::Pid::from_raw(pid), libc::SIGSTOP);
+                caught.push(stat);
+            }
+        }
+        // New links come faster than the rest can be looked at.
+        if seen.len() > before && since_boot() < until {
+            continue;
+        }
+        let mut at = 0;
+        while at < caught.len() {
+            for pid in proc::children_of(&caught[at]) {
+                if seen.insert(pid)
+                    && let Some(stat) = proc::stat(pid).filter(is_alive)
+                {
+                    let _ = signal_seen(&stat, libc::SIGSTOP);
+                    caught.push(stat);
+                }
+            }
+            at += 1;
+        }
+        if seen.len() == before || since_boot() >= until {
+            break;
+        }
+    }
+    for stat in &caught {
+        let _ = signal_seen(stat, libc::SIGKILL);
+    }
+    caught.split_off(known)
+}
+
+fn is_alive(stat: &Stat) -> bool {
+    stat.state != b'Z' && stat.state != b'X'
+}
+
+/// Kills everything below this process, and what that forks meanwhile.
+fn kill_everything() {
+    if process::pid().as_raw() == 1 {
+        // The kernel does it in one go.
+        let _ = signal_everybody(libc::SIGKILL);
+        return;
+    }
+    kill_with_offspring(Vec::new(), &|_| false, &|_| true);
+}
+
+/// How long all may be stopped and looked for at once. Whoever calls waits for it.
+const FREEZE_WITHIN: Duration = Duration::from_millis(50);
+
 /// Whether this process has a child, zombies included. waitid(2).
 pub fn has_children() -> bool {
     // SAFETY: all zeroes is a valid siginfo_t.
@@ -85,7 +169,11 @@ pub fn has_children() -> bool {
 pub fn end_all(grace: Duration) {
     for (signal, at_most) in [(libc::SIGTERM, grace), (libc::SIGKILL, Duration::from_secs(2))] {
         let until = since_boot() + at_most;
-        signal_all(signal);
+        if signal == libc::SIGKILL {
+            kill_everything();
+        } else {
+            signal_all(signal);
+        }
         loop {
             while process::reap_one().is_some() {}
             if !has_children() {
@@ -99,9 +187,7 @@ pub fn end_all(grace: Duration) {
             let step = if signal == libc::SIGKILL { left.min(Duration::from_millis(50)) } else { left };
             match sigwait::wait(Some(step)) {
                 Some(arrived) if [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT].contains(&arrived.signal) => break,
-                _ if signal == libc::SIGKILL => {
-                    signal_all(signal);
-                }
+                _ if signal == libc::SIGKILL => kill_everything(),
                 _ => {}
             }
         }

@@ -1,4 +1,4 @@
-//! Resource limits of this process: descriptors, nice, the out-of-memory score, umask.
+//! Resource limits of this process: descriptors, file locks, nice, the out-of-memory score, umask.
 
 use std::io;
 
@@ -19,6 +19,23 @@ pub fn set_address_space(bytes: u64) -> io::Result<()> {
     Ok(setrlimit(Resource::RLIMIT_AS, bytes, bytes)?)
 }
 
+/// Soft and hard limit of file locks. Linux has not looked at it since 2.4.25; it is only kept, shown and inherited.
+/// getrlimit(2).
+pub fn locks() -> io::Result<(u64, u64)> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is a valid place for the kernel to write an rlimit to.
+    nix::errno::Errno::result(unsafe { libc::getrlimit(libc::RLIMIT_LOCKS, &mut limit) })?;
+    Ok((limit.rlim_cur, limit.rlim_max))
+}
+
+/// Lowering the hard limit is for ever, and for everything this process starts. setrlimit(2).
+pub fn set_locks(soft: u64, hard: u64) -> io::Result<()> {
+    let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
+    // SAFETY: `limit` is a valid rlimit to read from.
+    nix::errno::Errno::result(unsafe { libc::setrlimit(libc::RLIMIT_LOCKS, &limit) })?;
+    Ok(())
+}
+
 /// -20 to 19; below the current value needs CAP_SYS_NICE. setpriority(2).
 pub fn set_nice(nice: i32) -> io::Result<()> {
     // SAFETY: takes plain numbers; 0 is this process.
@@ -35,3 +52,18 @@ pub fn set_oom_score_adj(score: i32) -> io::Result<()> {
 pub fn set_umask(mask: u32) -> u32 {
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(mask)).bits()
 }
+
+/// How many processors this process may run on. sched_getaffinity(2).
+pub fn cpus() -> usize {
+    // SAFETY: all zeroes is a valid, empty cpu_set_t.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: `set` is a valid place of that size for the kernel to write to; 0 is this process.
+    if unsafe { libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &mut set) } < 0 {
+        return 1;
+    }
+    // SAFETY: reads a set that the kernel has filled in.
+    usize::try_from(unsafe { libc::CPU_COUNT(&set) }).unwrap_or(1).max(1)
+}
+
+/// No limit, as getrlimit(2) and proc::lock_limits tell it.
+pub const UNLIMITED: u64 = libc::RLIM_INFINITY;

@@ -3,11 +3,13 @@
 //! One syscall per function, a SAFETY comment on each unsafe block that says whose promise makes it sound, and
 //! safe types out (`OwnedFd`, `Pid`). A file per topic.
 
+pub mod beside;
 pub mod clock;
 pub mod command;
 pub mod family;
 pub mod fd;
 pub mod limits;
+pub mod memory;
 pub mod mount;
 pub mod pidfd;
 pub mod poll;

@@ -15,6 +15,7 @@ pub struct Stat {
     pub session: i32,
     /// User and system time, in clock ticks.
     pub ticks: u64,
+    pub threads: u64,
     /// Clock ticks after boot: with the pid it names one process for as long as the machine is up.
     pub started: u64,
     /// Resident pages.
@@ -45,6 +46,7 @@ fn parse_stat(text: &[u8]) -> Option<Stat> {
         parent: number(1)? as i32,
         group: number(2)? as i32,
         session: number(3)? as i32,
+        threads: number(17)? as u64,
         ticks: (number(11)? + number(12)?) as u64,
         started: number(19)? as u64,
         resident: number(21)? as u64,
@@ -53,17 +55,45 @@ fn parse_stat(text: &[u8]) -> Option<Stat> {
 
 /// Every process that can be seen, zombies included.
 pub fn all() -> Vec<Stat> {
-    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
-    entries.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok()).filter_map(stat).collect()
+    numbers_in("/proc").filter_map(stat).collect()
 }
 
-/// The children of this process, zombies included; `None` where the kernel does not list them
-/// (CONFIG_PROC_CHILDREN) or /proc is not mounted. proc_tid_children(5).
+/// The children of this process, zombies included, in the order in which they became ours; `None` without /proc.
+/// Reliable for a process that reaps them itself and is not at it.
 pub fn own_children() -> Option<Vec<i32>> {
-    let pid = super::process::pid();
+    let pid = super::process::pid().as_raw();
+    children_of_thread(pid, pid).or_else(|| children_in_table(pid))
+}
+
+/// The children of another process, zombies included. They may change meanwhile, unless it is stopped.
+pub fn children_of(parent: &Stat) -> Vec<i32> {
+    let threads: Vec<i32> = match parent.threads {
+        0 | 1 => vec![parent.pid],
+        _ => numbers_in(&format!("/proc/{}/task", parent.pid)).collect(),
+    };
+    let children: Option<Vec<Vec<i32>>> =
+        threads.into_iter().map(|thread| children_of_thread(parent.pid, thread)).collect();
+    match children {
+        Some(children) => children.concat(),
+        None if stat(parent.pid).is_none() => Vec::new(),
+        None => children_in_table(parent.pid).unwrap_or_default(),
+    }
+}
+
+/// proc_tid_children(5); `None` where the kernel does not list them (CONFIG_PROC_CHILDREN), or the thread is gone.
+fn children_of_thread(pid: i32, thread: i32) -> Option<Vec<i32>> {
     let mut text = String::new();
-    fs::File::open(format!("/proc/self/task/{pid}/children")).ok()?.read_to_string(&mut text).ok()?;
+    fs::File::open(format!("/proc/{pid}/task/{thread}/children")).ok()?.read_to_string(&mut text).ok()?;
     Some(text.split_ascii_whitespace().filter_map(|word| word.parse().ok()).collect())
+}
+
+fn children_in_table(parent: i32) -> Option<Vec<i32>> {
+    let all = all();
+    (!all.is_empty()).then(|| all.into_iter().filter(|s| s.parent == parent).map(|s| s.pid).collect())
+}
+
+fn numbers_in(folder: &str) -> impl Iterator<Item = i32> {
+    fs::read_dir(folder).into_iter().flatten().flatten().filter_map(|e| e.file_name().to_str()?.parse().ok())
 }
 
 /// The environment a process was started with, at most 256 KiB of it. `as_user` is tried as uid and gid when our own
@@ -74,6 +104,23 @@ pub fn environ(pid: i32, as_user: Option<(u32, u32)>) -> io::Result<Vec<u8>> {
         fs::File::open(format!("/proc/{pid}/environ"))?.take(256 << 10).read_to_end(&mut text)?;
         Ok(text)
     })
+}
+
+/// The soft and hard limit of file locks of a process, which everybody may see. proc_pid_limits(5).
+pub fn lock_limits(pid: i32) -> Option<(u64, u64)> {
+    let mut block = [0; 4096];
+    let length = read_small(&format!("/proc/{pid}/limits"), &mut block).ok()?;
+    parse_lock_limits(&block[..length])
+}
+
+fn parse_lock_limits(text: &[u8]) -> Option<(u64, u64)> {
+    let line = text.split(|&b| b == b'\n').find_map(|line| line.strip_prefix(b"Max file locks"))?;
+    let mut words = std::str::from_utf8(line).ok()?.split_ascii_whitespace();
+    let mut number = || match words.next()? {
+        "unlimited" => Some(super::limits::UNLIMITED),
+        word => word.parse().ok(),
+    };
+    Some((number()?, number()?))
 }
 
 /// What a descriptor of another process refers to, such as `pipe:[4711]`.
@@ -169,7 +216,20 @@ mod tests {
         let line = b"42 (a) b (c)) S 7 42 42 0 -1 4194560 1 2 3 4 11 22 0 0 20 0 1 0 99 1000 55 18446744073709551615 1";
         let stat = parse_stat(line).expect("a valid line");
         assert_eq!((stat.pid, stat.command.as_str(), stat.parent), (42, "a) b (c)", 7));
-        assert_eq!((stat.ticks, stat.started, stat.resident), (33, 99, 55));
+        assert_eq!((stat.ticks, stat.threads, stat.started, stat.resident), (33, 1, 99, 55));
+    }
+
+    #[test]
+    fn the_limits_of_file_locks_are_found_in_their_table() {
+        let table = b"Limit                     Soft Limit           Hard Limit           Units     \n\
+            Max address space         unlimited            unlimited            bytes     \n\
+            Max file locks            4711                 unlimited            locks     \n\
+            Max pending signals       31547                31547                signals   \n";
+        assert_eq!(parse_lock_limits(table), Some((4711, u64::MAX)));
+        for text in [&b""[..], b"Max file locks\n", b"Max file locks  x y locks", b"Max file locks 1\n"] {
+            assert_eq!(parse_lock_limits(text), None);
+        }
+        assert_eq!(lock_limits(std::process::id() as i32), crate::sys::limits::locks().ok());
     }
 
     #[test]

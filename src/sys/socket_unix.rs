@@ -60,17 +60,17 @@ pub fn file_id(path: &Path) -> Option<FileId> {
     Some(FileId(meta.dev(), meta.ino()))
 }
 
-/// A listening socket at `path`, non-blocking and closed on exec, with `mode` and, if given, the group's gid; missing
+/// A listening socket at `path`, non-blocking and closed on exec, with `mode` and, if given, owner and group; missing
 /// folders are made. The file of a listener that is gone is replaced. The error is a sentence that names the path and
 /// says why: something still listens there (with its pid), something else is in the way, or the path does not do.
 ///
 /// Two that start at the same moment cannot both take over the same dead file: the folder is locked meanwhile.
-pub fn listen(path: &Path, mode: u32, group: Option<u32>) -> io::Result<OwnedFd> {
-    try_listen(path, mode, group)
+pub fn listen(path: &Path, mode: u32, owner: Option<u32>, group: Option<u32>) -> io::Result<OwnedFd> {
+    try_listen(path, mode, owner, group)
         .map_err(|e| io::Error::new(e.kind(), format!("cannot bind {}: {}", path.display(), reason(&e))))
 }
 
-fn try_listen(path: &Path, mode: u32, group: Option<u32>) -> io::Result<OwnedFd> {
+fn try_listen(path: &Path, mode: u32, owner: Option<u32>, group: Option<u32>) -> io::Result<OwnedFd> {
     let length = path.as_os_str().len();
     if length > MAX_PATH {
         let why = format!("its {length} bytes are more than the {MAX_PATH} of a socket path; choose a shorter one");
@@ -88,8 +88,8 @@ fn try_listen(path: &Path, mode: u32, group: Option<u32>) -> io::Result<OwnedFd>
     fchmod(&fd, Mode::from_bits_truncate(0o600))?;
     socket::bind(fd.as_raw_fd(), &UnixAddr::new(path)?)?;
     let finish = || {
-        if group.is_some() {
-            std::os::unix::fs::lchown(path, None, group)?;
+        if owner.is_some() || group.is_some() {
+            std::os::unix::fs::lchown(path, owner, group)?;
         }
         fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode))?;
         Ok(socket::listen(&fd, Backlog::new(1024)?)?)
@@ -174,7 +174,7 @@ mod tests {
     fn a_new_socket_has_exactly_the_mode_asked_for_and_its_folder_is_made() {
         let dir = folder();
         let path = dir.path().join("run/hob.sock");
-        let _listener = listen(&path, 0o660, None).expect("binds");
+        let _listener = listen(&path, 0o660, None, None).expect("binds");
         assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o7777, 0o660);
     }
 
@@ -182,17 +182,17 @@ mod tests {
     fn the_file_of_a_dead_listener_is_replaced() {
         let dir = folder();
         let path = dir.path().join("hob.sock");
-        drop(listen(&path, 0o600, None).expect("binds"));
+        drop(listen(&path, 0o600, None, None).expect("binds"));
         assert!(path.exists());
-        listen(&path, 0o600, None).expect("binds again");
+        listen(&path, 0o600, None, None).expect("binds again");
     }
 
     #[test]
     fn a_living_listener_is_named_and_left_alone() {
         let dir = folder();
         let path = dir.path().join("hob.sock");
-        let _living = listen(&path, 0o600, None).expect("binds");
-        let error = listen(&path, 0o600, None).expect_err("in use").to_string();
+        let _living = listen(&path, 0o600, None, None).expect("binds");
+        let error = listen(&path, 0o600, None, None).expect_err("in use").to_string();
         assert!(error.starts_with(&format!("cannot bind {}: in use by pid {} (", path.display(), std::process::id())));
         assert!(error.ends_with("; is it already running?"), "{error}");
         std::os::unix::net::UnixStream::connect(&path).expect("the first one still answers");
@@ -206,7 +206,7 @@ mod tests {
         let link = dir.path().join("link");
         std::os::unix::fs::symlink(&file, &link).expect("linked");
         let long = dir.path().join("x".repeat(120));
-        let why = |path: &Path| listen(path, 0o600, None).expect_err("refused").to_string();
+        let why = |path: &Path| listen(path, 0o600, None, None).expect_err("refused").to_string();
         assert!(why(&file).ends_with(": a file that is not a socket is in the way"));
         assert!(why(&link).ends_with(": a symbolic link is in the way"));
         assert!(why(&long).contains("are more than the 107 of a socket path"));
@@ -217,7 +217,7 @@ mod tests {
     fn a_peer_is_known_by_pid_and_user() {
         let dir = folder();
         let path = dir.path().join("hob.sock");
-        let _listener = listen(&path, 0o600, None).expect("binds");
+        let _listener = listen(&path, 0o600, None, None).expect("binds");
         let stream = std::os::unix::net::UnixStream::connect(&path).expect("connects");
         let peer = peer(&stream).expect("has credentials");
         assert_eq!(peer.pid as u32, std::process::id());

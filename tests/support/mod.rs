@@ -698,6 +698,13 @@ impl Hob {
         Some((status, serde_json::from_str(&text).unwrap_or(Value::String(text))))
     }
 
+    /// The scratch directory of a hob that has ended, to boot another one in it.
+    #[track_caller]
+    pub fn into_home(mut self) -> Home {
+        assert!(self.over.is_some(), "it has ended");
+        std::mem::replace(&mut self.home, Home::bare())
+    }
+
     /// Waits until hob has ended by itself and returns its exit status.
     #[track_caller]
     pub fn wait_end(&mut self) -> i32 {

@@ -2,6 +2,7 @@
  *
  *   prop hygiene                     print what a process inherits, one line a thing
  *   prop hostile N CMD...            make start condition N (1-8) and exec CMD
+ *   prop deny NR,NR... CMD...        exec CMD under a filter that answers EPERM to these system calls
  *   prop stamp FILE TAG              append "TAG PID NS" to FILE and wait
  *   prop flash FILE TAG CODE [MS]    the same, then exit with CODE (after MS)
  *   prop escape FILE HOW MARK        start a helper that gets away (HOW: letters, below), then wait
@@ -9,11 +10,16 @@
  *        x the main process ends at once, with 0, leaving the helper
  *   prop stubborn N MARK             a tree of N processes that ignore TERM, INT, HUP, QUIT
  *   prop refork FILE MARK            on TERM fork a copy into a new session and exit
+ *   prop chain LANES FILE MARK       LANES chains of processes without environment, descriptors, session or parent, each
+ *                                    of which forks the next and ends, without a pause, for 20 s; each holds a
+ *                                    lock on FILE; then wait
+ *   prop swarm N MARK                on TERM become N processes, each in a session of its own and deaf to TERM
  *   prop onterm LINES                on TERM print so many numbered lines, then exit 0
  *   prop count LINES [BLOCK [USEC]]  print numbered lines of 100 bytes; BLOCK > 0: in writes of that size;
  *                                    pause USEC after each write; then wait
  *   prop countexit LINES CODE        the same as fast as it can, then exit with CODE
  *   prop notify MS TEXT...           after MS send each TEXT to NOTIFY_SOCKET, then wait
+ *   prop notifyflood                 send READY=1 to NOTIFY_SOCKET, and then anything as fast as it can
  *   prop http PORT MS FILE           after MS listen on 127.0.0.1:PORT, answer with the status in FILE (200 without)
  *   prop tcp PORT MS                 after MS listen, accept and close
  *   prop orphans N                   leave N grandchildren that end at once, print "done", wait
@@ -23,6 +29,8 @@
  *   prop show FILE                   print a file, where there is no cat
  *   prop stopself                    SIGSTOP itself
  *   prop eat MIB                     touch that much memory, then wait
+ *   prop soak DIR NAME SEED HOW      a short life of numbered lines, kept account of in DIR/NAME.lives (HOW: letters, below)
+ *        f floods   t last words on TERM   i ignores TERM   o leaves orphans   h starts a helper that gets away
  *   prop setuid0 FILE MARK           become root entirely (the file must be set-uid), ignore TERM, wait
  */
 #define _GNU_SOURCE
@@ -31,12 +39,15 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <poll.h>
 #include <signal.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -225,6 +236,22 @@ static void helper(const char *file, const char *how, const char *mark)
 	_exit(127);
 }
 
+static int deny(char *numbers, char **cmd)
+{
+	struct sock_filter code[66] = {BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr))};
+	unsigned short n = 1;
+	for (char *word = strtok(numbers, ","); word && n < 63; word = strtok(NULL, ",")) {
+		code[n++] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, atoi(word), 0, 1);
+		code[n++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM);
+	}
+	code[n++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+	struct sock_fprog filter = {n, code};
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter))
+		return 8;
+	execvp(cmd[0], cmd);
+	return 127;
+}
+
 static int escape(const char *file, const char *how, const char *mark)
 {
 	pid_t p = fork();
@@ -271,6 +298,76 @@ static int refork(const char *file, const char *mark)
 			_exit(0);
 		setsid();
 	}
+}
+
+static void bare(char **argv, const char *role, const char *number, const char *mark)
+{
+	char *args[] = {argv[0], (char *)role, (char *)number, (char *)mark, 0};
+	char *none[] = {0};
+	setsid();
+	if (fork())
+		_exit(0);
+	close(0);
+	close(1);
+	close(2);
+	execve(argv[0], args, none);
+	_exit(127);
+}
+
+static int links(void)
+{
+	struct timespec t;
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	time_t end = t.tv_sec + 20;
+	signal(SIGTERM, SIG_IGN);
+	do {
+		pid_t p = fork();
+		if (p > 0)
+			_exit(0);
+		/* No room for one more: try again, as a bomb would. */
+		if (!p)
+			setsid();
+		clock_gettime(CLOCK_MONOTONIC, &t);
+	} while (t.tv_sec < end);
+	return 0;
+}
+
+static int chain(char **argv)
+{
+	/* A lock is held for as long as anybody has the descriptor, and a chain always has somebody. */
+	int lock = open(argv[3], O_RDWR | O_CREAT, 0666);
+	if (lock < 0 || flock(lock, LOCK_EX))
+		return 8;
+	for (int n = atoi(argv[2]); n > 0; n--) {
+		pid_t p = fork();
+		if (!p)
+			bare(argv, "links", "0", argv[4]);
+		waitpid(p, 0, 0);
+	}
+	close(lock);
+	printf("chained\n");
+	fflush(stdout);
+	forever();
+	return 0;
+}
+
+static int swarm(int n)
+{
+	sigset_t m;
+	int s;
+	sigemptyset(&m);
+	sigaddset(&m, SIGTERM);
+	sigprocmask(SIG_BLOCK, &m, 0);
+	printf("swarm\n");
+	fflush(stdout);
+	sigwait(&m, &s);
+	signal(SIGTERM, SIG_IGN);
+	for (int i = 1; i < n; i++)
+		if (!fork()) {
+			setsid();
+			forever();
+		}
+	return 0;
 }
 
 /* ---- output ---- */
@@ -361,7 +458,7 @@ static int server(int port, long ms, const char *file, int speak)
 	return 0;
 }
 
-static int notify(long ms, char **texts)
+static int notify(long ms, char **texts, int flood)
 {
 	const char *path = getenv("NOTIFY_SOCKET");
 	struct sockaddr_un a = {.sun_family = AF_UNIX};
@@ -379,6 +476,8 @@ static int notify(long ms, char **texts)
 	for (; *texts; texts++)
 		if (sendto(s, *texts, strlen(*texts), 0, (void *)&a, l) < 0)
 			printf("notify: %s\n", strerror(errno));
+	while (flood)
+		sendto(s, "STATUS=again", 12, 0, (void *)&a, l);
 	printf("notified\n");
 	fflush(stdout);
 	forever();
@@ -399,6 +498,87 @@ static int signals(const char *file)
 		append(file, b);
 		if (s == SIGTERM)
 			return 0;
+	}
+}
+
+/* ---- soak ---- */
+struct life {
+	unsigned long long number, lines, born, last;
+};
+
+static unsigned long long now_ns(void)
+{
+	struct timespec t;
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return t.tv_sec * 1000000000ull + t.tv_nsec;
+}
+
+/* Writes so many lines at once, at most PIPE_BUF bytes: a kill finds all of them in the pipe or none. Then says so, in a
+ * file, which outlives a kill too. */
+static void account(int fd, struct life *life, const char *name, int lines)
+{
+	char b[4096];
+	for (int i = 0; i < lines; i++) {
+		char *line = b + i * 100;
+		int n = snprintf(line, 101, "%s %06llu %010llu ", name, life->number, life->lines + i);
+		memset(line + n, 'a' + (life->lines + i) % 26, 99 - n);
+		line[99] = '\n';
+	}
+	put(b, lines * 100);
+	life->lines += lines;
+	life->last = now_ns();
+	if (pwrite(fd, life, sizeof *life, life->number * sizeof *life) != sizeof *life)
+		_exit(9);
+}
+
+static int soak(const char *dir, const char *name, long seed, const char *how)
+{
+	char path[300];
+	struct stat st;
+	struct rlimit none = {0, 0};
+	struct life life = {0};
+	setrlimit(RLIMIT_CORE, &none);
+	snprintf(path, sizeof path, "%s/%s.lives", dir, name);
+	int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+	if (fd < 0 || fstat(fd, &st))
+		return 9;
+	life.number = st.st_size / sizeof life;
+	life.born = life.last = now_ns();
+	if (pwrite(fd, &life, sizeof life, life.number * sizeof life) != sizeof life)
+		return 9;
+	srand(seed * 7919 + life.number * 104729 + getpid());
+	if (strchr(how, 't'))
+		signal(SIGTERM, tell);
+	if (strchr(how, 'i'))
+		signal(SIGTERM, SIG_IGN);
+	if (strchr(how, 'h') && !fork())
+		helper("/dev/null", "sdt", dir);
+	for (;;) {
+		int flood = strchr(how, 'f') && rand() % 6 == 0;
+		for (int i = 0; i < (flood ? 200 : 1) && !told; i++)
+			account(fd, &life, name, flood ? 40 : 1 + rand() % 5);
+		for (int i = 0; told && i < 20; i++)
+			account(fd, &life, name, 40);
+		if (told)
+			return 0;
+		usleep(20000 + rand() % 480000);
+		if (strchr(how, 'o') && rand() % 4 == 0 && !fork()) {
+			if (!fork())
+				usleep(rand() % 50000);
+			_exit(0);
+		}
+		switch (rand() % 150) {
+		case 0:
+			return 0;
+		case 1:
+			return rand() % 256;
+		case 2:
+			raise(SIGKILL);
+		case 3:
+			raise(SIGSEGV);
+		case 4:
+			abort();
+		}
 	}
 }
 
@@ -427,6 +607,12 @@ int main(int argc, char **argv)
 		return stubborn(atoi(argv[2]));
 	if (IS("refork", 2))
 		return refork(argv[2], argv[3]);
+	if (IS("chain", 3))
+		return chain(argv);
+	if (IS("links", 2))
+		return links();
+	if (IS("swarm", 2))
+		return swarm(atoi(argv[2]));
 	if (IS("onterm", 1)) {
 		signal(SIGTERM, tell);
 		printf("waiting\n");
@@ -445,7 +631,9 @@ int main(int argc, char **argv)
 		return atoi(argv[3]);
 	}
 	if (IS("notify", 2))
-		return notify(atol(argv[2]), argv + 3);
+		return notify(atol(argv[2]), argv + 3, 0);
+	if (IS("notifyflood", 0))
+		return notify(0, (char *[]){"READY=1", 0}, 1);
 	if (IS("http", 3))
 		return server(atoi(argv[2]), atol(argv[3]), argv[4], 1);
 	if (IS("tcp", 2))
@@ -467,6 +655,8 @@ int main(int argc, char **argv)
 		fflush(stdout);
 		forever();
 	}
+	if (IS("deny", 2))
+		return deny(argv[2], argv + 3);
 	if (IS("signals", 1))
 		return signals(argv[2]);
 	if (IS("raise", 1)) {
@@ -515,6 +705,8 @@ int main(int argc, char **argv)
 		fflush(stdout);
 		forever();
 	}
+	if (IS("soak", 4))
+		return soak(argv[2], argv[3], atol(argv[4]), argv[5]);
 	if (IS("setuid0", 2)) {
 		if (setresuid(0, 0, 0) || setresgid(0, 0, 0))
 			return 7;
