@@ -318,10 +318,14 @@ fn man_page() -> String {
     for sub in command.get_subcommands().filter(|s| !s.is_hide_set()) {
         let _ = writeln!(out, ".SH \"HOB {}\"", sub.get_name().to_uppercase());
         let sub = sub.clone().bin_name(format!("hob {}", sub.get_name()));
+        let has_more = sub.has_subcommands();
         let man = clap_mangen::Man::new(sub);
         let _ = man.render_synopsis_section(&mut out);
         let _ = man.render_description_section(&mut out);
         let _ = man.render_options_section(&mut out);
+        if has_more {
+            let _ = man.render_subcommands_section(&mut out);
+        }
     }
     String::from_utf8_lossy(&out).into_owned()
 }

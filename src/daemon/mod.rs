@@ -379,10 +379,14 @@ impl Daemon {
         }
     }
 
-    /// A process that becomes its program at once. One that stays hob's own code (pidproxy) would keep a launcher waiting.
+    /// A process that becomes its program at once. One that stays hob's own code (pidproxy) would keep a launcher waiting,
+    /// and so would the mounts of a deployed instance.
     fn can_be_launched(&self, run: Run) -> bool {
         let spec = self.supervisor.process(run.job.process()).map(|process| process.spec());
-        matches!(run.job, Job::Process(_)) && spec.is_some_and(|spec| spec.pidfile.is_none())
+        let is_plain = |spec: &crate::plan::Spec| {
+            spec.pidfile.is_none() && self.instance(&spec.name.group).is_none_or(|i| i.binds.is_empty())
+        };
+        matches!(run.job, Job::Process(_)) && spec.is_some_and(is_plain)
     }
 
     /// Starts that launchers could not make: once more without them, or a failure.

@@ -123,6 +123,10 @@ fn guard(work: &Work, asked: &Asked, mut report: Report) -> i32 {
         Err(refused) => return end(&mut report, &refused),
     };
     let _ = process::become_subreaper();
+    if let Err(refused) = work.clean_up(&lock) {
+        // What the daemon did not hear of is right at its next boot.
+        report.say(&format!("a deployment that was cut short is taken back: {}", refused.errors.join("; ")));
+    }
     let Ok(mut twin) = report.twin() else { return 111 };
     let worker = process::fork(|| {
         process::ignore_signal(libc::SIGPIPE);
@@ -180,7 +184,6 @@ fn turn(store: &Store, report: &mut Report) -> Result<Lock, Refused> {
         }
     };
     lock.note(&format!("process {}", process::pid()));
-    store.recover(&lock)?;
     Ok(lock)
 }
 
@@ -691,7 +694,7 @@ impl Work {
         Ok(Vec::new())
     }
 
-    /// After a worker that was killed: what ran before runs again.
+    /// After a deployment that was killed: what ran before runs again.
     fn clean_up(&self, lock: &Lock) -> Result<(), Refused> {
         let old = self.store.deployed()?;
         let rolling = self.store.rolling()?;
