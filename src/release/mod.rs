@@ -11,6 +11,7 @@ mod deploy;
 mod deployed;
 mod follow;
 mod homes;
+mod ignored;
 pub mod link;
 mod pack;
 mod packages;

@@ -8,10 +8,9 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
 
-use ignore::WalkBuilder;
-use ignore::overrides::OverrideBuilder;
 use serde::{Deserialize, Serialize};
 
+use super::ignored::{self, Ignored};
 use super::prepare::Refused;
 use super::script::describe;
 use super::store::cannot;
@@ -42,24 +41,11 @@ pub trait Watcher {
 /// Writes the tree `dir` as a tar stream.
 pub fn tree(dir: &Path, out: impl Write, watcher: &mut dyn Watcher) -> Result<(), Refused> {
     let mut packer = Packer { out: tar::Builder::new(out), files: 0, bytes: 0, watcher };
-    let told = |why: ignore::Error| Refused::one(1, format!("cannot read {}: {why}", dir.display()));
-    let mut never = OverrideBuilder::new(dir);
-    for pattern in ["!.git", "!.hg", "!*.pyc"] {
-        never.add(pattern).map_err(told)?;
+    let (ignored, wrong) = Ignored::of(dir);
+    for line in wrong {
+        packer.watcher.left_out(format!("{line:?} in {} is no pattern", ignored::FILE));
     }
-    let never = never.build().map_err(told)?;
-    let mut walk = WalkBuilder::new(dir);
-    walk.standard_filters(false).add_custom_ignore_filename(IGNORE_FILE).overrides(never).follow_links(false);
-    for entry in walk.build() {
-        let entry = entry.map_err(told)?;
-        let Ok(name) = entry.path().strip_prefix(dir) else { continue };
-        if let Some(why) = entry.error() {
-            packer.watcher.left_out(format!("a line of {IGNORE_FILE}: {why}"));
-        }
-        if !name.as_os_str().is_empty() {
-            packer.add(entry.path(), name, Links::Inside)?;
-        }
-    }
+    packer.below(dir, Path::new(""), &ignored)?;
     packer.finish()
 }
 
@@ -99,13 +85,26 @@ struct Packer<'w, W: Write> {
 }
 
 impl<W: Write> Packer<'_, W> {
+    /// Everything in a directory of a tree, but for what is ignored.
+    fn below(&mut self, dir: &Path, name: &Path, ignored: &Ignored) -> Result<(), Refused> {
+        for entry in sorted(dir)? {
+            let (path, name) = (entry.path(), name.join(entry.file_name()));
+            let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
+            if ignored.covers(&name, is_dir) {
+                continue;
+            }
+            self.add(&path, &name, Links::Inside)?;
+            if is_dir {
+                self.below(&path, &name, ignored)?;
+            }
+        }
+        Ok(())
+    }
+
     /// A directory with everything in it.
     fn all(&mut self, dir: &Path, name: &Path, links: Links) -> Result<(), Refused> {
         self.add(dir, name, links)?;
-        let mut entries: Vec<_> =
-            fs::read_dir(dir).and_then(Iterator::collect::<io::Result<_>>).map_err(|e| cannot("read", dir, &e))?;
-        entries.sort_by_key(fs::DirEntry::file_name);
-        for entry in entries {
+        for entry in sorted(dir)? {
             let (path, name) = (entry.path(), name.join(entry.file_name()));
             if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 self.all(&path, &name, links)?;
@@ -217,12 +216,17 @@ pub fn stays_inside(folder: &Path, target: &Path) -> bool {
     true
 }
 
+/// The same tree makes the same archive.
+fn sorted(dir: &Path) -> Result<Vec<fs::DirEntry>, Refused> {
+    let entries = fs::read_dir(dir).and_then(Iterator::collect::<io::Result<Vec<_>>>);
+    let mut entries = entries.map_err(|e| cannot("read", dir, &e))?;
+    entries.sort_by_key(fs::DirEntry::file_name);
+    Ok(entries)
+}
+
 fn not_written(why: &io::Error) -> Refused {
     Refused::one(111, format!("cannot write the archive: {}", describe(why)))
 }
-
-/// As `.gitignore`, which has nearly the patterns of rsync.
-const IGNORE_FILE: &str = ".dotcloudignore";
 
 #[cfg(test)]
 mod tests {
@@ -251,7 +255,7 @@ mod tests {
             ("big.log", "x"),
             ("kept.log", "x"),
             (".gitignore", "sub\n"),
-            (IGNORE_FILE, "/node_modules/\n*.log\n!kept.log\n"),
+            (ignored::FILE, "/node_modules/\n*.log\n!kept.log\n"),
         ] {
             let path = dir.path().join(name);
             fs::create_dir_all(path.parent().expect("below")).expect("made");
@@ -269,7 +273,8 @@ mod tests {
             .map(|e| e.expect("an entry").path().expect("a path").to_string_lossy().into_owned())
             .collect();
         names.sort();
-        let expected = [IGNORE_FILE, ".gitignore", ".hidden", "dotcloud.yml", "inside", "kept.log", "sub", "sub/a.py"];
+        let expected =
+            [ignored::FILE, ".gitignore", ".hidden", "dotcloud.yml", "inside", "kept.log", "sub", "sub/a.py"];
         assert_eq!(names, expected);
         assert_eq!(notes.0, ["outside is a link to /etc/passwd, which leads out of the tree"]);
     }
