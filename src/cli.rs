@@ -1,5 +1,6 @@
 //! The command table: help, man page and completions come from it. Parses, then calls what does the work.
 
+mod by_name;
 mod deploying;
 
 use std::ffi::OsString;
@@ -180,7 +181,7 @@ enum Command {
     /// Print a manual page, for man(1): hob man | man -l -
     #[command(hide = true)]
     Man {
-        #[arg(default_value = "hob", value_parser = ["hob", "dotcloud.yml", "hob.toml", "hob-api"])]
+        #[arg(default_value = "hob", value_parser = ["hob", "dotcloud.yml", "hob.toml", "hob-api", "supervisorctl"])]
         page: String,
     },
 }
@@ -210,9 +211,17 @@ struct Names {
 /// Runs the command of this process and ends it.
 pub fn main() -> ! {
     sys::process::fill_standard_fds();
-    let mut args = std::env::args_os().skip(1).peekable();
+    let mut args = std::env::args_os();
+    let name = args.next().unwrap_or_default();
+    if let Some(role) = by_name::role(&name) {
+        std::process::exit(role(&name, args.collect()));
+    }
+    let mut args = args.peekable();
     if args.next_if(|word| word == launch::STUB).is_some() {
         std::process::exit(launch::exec_stub(args));
+    }
+    if args.peek().is_some_and(|word| word == "boot") {
+        hold_signals();
     }
     let cli = Cli::parse();
     let status = run(cli).unwrap_or_else(|failed| {
@@ -222,6 +231,12 @@ pub fn main() -> ! {
         failed.status
     });
     std::process::exit(status)
+}
+
+/// What arrives before the daemon has its handlers waits for them. A PID 1 would never hear of it, since to the kernel
+/// it ignores what it has no handler for (pid_namespaces(7)), and a SIGHUP would end any other.
+fn hold_signals() {
+    let _ = sys::sigwait::block_all();
 }
 
 fn run(cli: Cli) -> Result<i32, Failed> {
@@ -240,6 +255,7 @@ fn run(cli: Cli) -> Result<i32, Failed> {
     match cli.command {
         Command::Boot { command, .. } if !command.is_empty() => Ok(init::main(&command)),
         Command::Boot { home, file, service, .. } => {
+            hold_signals();
             let source = match home {
                 Some(home) => Source::Home { home, file: file.map(absolute), service },
                 None if file.is_some() || service.is_some() => {
@@ -303,6 +319,7 @@ fn run(cli: Cli) -> Result<i32, Failed> {
                 "dotcloud.yml" => include_str!("../man/dotcloud.yml.5").to_owned(),
                 "hob.toml" => include_str!("../man/hob.toml.5").to_owned(),
                 "hob-api" => include_str!("../man/hob-api.7").to_owned(),
+                "supervisorctl" => include_str!("../man/supervisorctl.1").to_owned(),
                 _ => man_page(),
             };
             Ok(client::print(&text).map(|()| 0)?)
@@ -382,7 +399,7 @@ fn read_boot_settings(places: &Places, console: bool) -> Result<Settings, Failed
 fn serve(source: Source, places: Places, settings: Settings, console: bool) -> Result<i32, Failed> {
     let options = daemon::Options {
         socket: settings.socket.clone(),
-        servers: vec![own_server(&settings)],
+        servers: own_servers(&settings),
         state_dir: settings.state_dir.clone(),
         log_dir: settings.log_dir.clone(),
         config: settings.files.clone(),
@@ -418,10 +435,13 @@ fn serve(source: Source, places: Places, settings: Settings, console: bool) -> R
     daemon::boot(options).map_err(|why| Failed { message: why.to_string(), status: 111 })
 }
 
-/// The socket in the file system that every command uses.
-fn own_server(settings: &Settings) -> Server {
+/// The socket in the file system that every command uses, and the one on the network if there is to be one.
+fn own_servers(settings: &Settings) -> Vec<Server> {
     let (path, mode, group) = (settings.socket.clone(), settings.socket_mode, settings.socket_group);
-    Server { name: "hob".into(), address: Address::Unix { path, mode, owner: None, group }, login: None }
+    let own = Server { name: "hob".into(), address: Address::Unix { path, mode, owner: None, group }, login: None };
+    let listen = settings.listen.clone();
+    let inet = listen.map(|l| Server { name: "listen".into(), address: l.address, login: Some(l.login) });
+    [own].into_iter().chain(inet).collect()
 }
 
 fn lines(text: &str) -> Vec<String> {

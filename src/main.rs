@@ -7,6 +7,7 @@ mod client;
 mod config;
 mod control;
 mod daemon;
+mod getopt;
 mod init;
 mod logger;
 mod pidproxy;

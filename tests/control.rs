@@ -85,6 +85,50 @@ fn the_socket_is_private_and_goes_with_the_daemon() {
 }
 
 #[test]
+fn a_socket_that_is_open_to_all_still_serves_root_its_own_user_and_its_group_alone() {
+    if !need_all(&["root", "setpriv", "curl"]) {
+        return;
+    }
+    let hob = Home::with("one: sleep 1000").settings("socket_mode = \"0666\"\nsocket_group = \"4711\"\n").boot();
+    let pid = hob.running("one");
+    let ask = |who: &str, method: &str, path: &str| {
+        let line = format!("setpriv {who} -- curl -sS -o /dev/null -w '%{{http_code}}' -X {method} --unix-socket");
+        sh_ok(&format!("{line} {} http://hob{path}", socket(&hob).display()))
+    };
+    for stranger in ["--reuid 65534 --regid 65534 --clear-groups", "--reuid 65534 --regid 65534 --groups 4710,4712"] {
+        for (method, path) in
+            [("GET", "/v1/processes"), ("GET", "/v1/health"), ("POST", "/v1/stop"), ("GET", "/v1/logs")]
+        {
+            assert_eq!(ask(stranger, method, path), "403", "{stranger} {path}");
+        }
+    }
+    for member in ["--reuid 65534 --regid 4711 --clear-groups", "--reuid 65534 --regid 65534 --groups 4710,4711"] {
+        assert_eq!(ask(member, "GET", "/v1/processes"), "200", "{member}");
+        assert_eq!(ask(member, "GET", "/v1/instances/www/environment"), "403", "{member}");
+    }
+    assert_eq!(ask("--reuid 0", "GET", "/v1/instances/www/environment"), "200");
+    let client = format!("setpriv --reuid 65534 --regid 65534 --clear-groups -- {} --socket", hob_bin());
+    let refused = sh(&format!("cd / && {client} {} status", socket(&hob).display()));
+    assert!(refused.code != 0 && refused.err.contains("uid 65534 may not talk to hob: only root"), "{refused:?}");
+    assert_eq!(hob.process("one").pid(), Some(pid));
+    hob.shutdown();
+}
+
+#[test]
+fn a_socket_that_was_removed_comes_back_on_hup_and_on_usr2() {
+    let hob = Home::with("one: sleep 1000").boot();
+    let pid = hob.running("one");
+    for signal in [nix::sys::signal::Signal::SIGHUP, nix::sys::signal::Signal::SIGUSR2] {
+        fs::remove_file(socket(&hob)).expect("it is there");
+        assert_eq!(hob.hob(&["status"]).code, 4, "nobody can be reached");
+        hob.signal(signal);
+        wait_for("an answer", || hob.get("/v1/info")["pid"].is_number().then_some(()));
+        assert_eq!(hob.process("one").pid(), Some(pid), "{signal}");
+    }
+    hob.shutdown();
+}
+
+#[test]
 fn root_may_ask_an_ordinary_users_hob() {
     if !need_all(&["root", "setpriv"]) {
         return;

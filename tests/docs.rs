@@ -113,18 +113,3 @@ fn documents_name_nothing_of_the_machine_they_were_written_on() {
         }
     }
 }
-
-#[test]
-fn the_unit_is_understood_by_systemd() {
-    if !need("systemd-analyze") {
-        return;
-    }
-    // Only what the unit itself says: the programs it starts are not installed here.
-    let home = Home::bare();
-    let unit = text("conf/hob.service").replace("/usr/local/bin/hob", "/bin/true");
-    fs::write(home.beside("hob.service"), unit).expect("fresh");
-    let ran = run(Command::new("systemd-analyze").arg("verify").arg(home.beside("hob.service")));
-    let own: Vec<String> =
-        ran.both().lines().filter(|l| l.contains("hob.service:") && !l.contains("man ")).map(str::to_string).collect();
-    assert!(own.is_empty(), "{own:?}");
-}

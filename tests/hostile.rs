@@ -5,17 +5,16 @@
 //! |---|---|
 //! | 9 inheritance | `hygiene`, golden file under eight start conditions; `launch` for users and groups |
 //! | 10 unbounded memory | here: deaf clients and a flood of events, a line of a gigabyte, a flood of notifications; `soak` |
-//! | 11 control socket | `control`: stale file, two daemons, half and huge requests, EMFILE, long path; here: strangers, a deleted socket, links, a full /run, requests bent by chance |
+//! | 11 control socket | `control`: stale file, two daemons, half and huge requests, EMFILE, long path, strangers, a removed socket; here: links, a full /run, requests bent by chance |
 //! | 12 state | here: `ports.json` cut at any byte, a state directory that is full, read-only or no directory, a kill at any moment |
 //! | 13 clock | here: a wall clock that steps by years, a time namespace |
 //! | 14 shutdown and reload | `supervise`: a cycle, a second TERM; `stop`: stop during start and back-off; here: orders by chance against the real thing, what waits for ever, a postinstall that hangs, a reload that takes a running process away; `supervisor::random_tests` for a million steps of the same in the simulated world |
-//! | 15 memory pressure | `containers`: the leak dies and is told, many small processes at the limit, a stop there |
+//! | 15 memory pressure | `containers`: the leak dies and is told, many small processes at the limit, a stop there; here: whom the kernel would take |
 
 use std::fs;
 use std::io::{Read, Write};
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixStream;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -123,46 +122,6 @@ fn a_program_that_floods_its_notify_socket_holds_nobody_up() {
 }
 
 // ---------------------------------------------------------------- 11 the control socket
-
-#[test]
-fn another_user_is_kept_out_and_from_secrets_whatever_the_mode_of_the_socket() {
-    if !need_all(&["root", "setpriv"]) {
-        return;
-    }
-    let as_nobody = |hob: &Hob, words: &[&str]| {
-        let mut command = Command::new("setpriv");
-        command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "--", hob_bin()]).args(words);
-        hob.home.dress(&mut command);
-        run(&mut command)
-    };
-    let hob = Home::with("one: sleep 1000").boot();
-    let ran = as_nobody(&hob, &["status"]);
-    assert_eq!(ran.code, 4, "{ran:?}");
-    assert!(ran.err.contains("hob.sock") && ran.err.contains("permission denied"), "{ran:?}");
-    hob.shutdown();
-    // A mode that lets everybody in lets nobody see the secrets of an instance.
-    let hob = Home::with("one: sleep 1000").settings("socket_mode = \"0666\"\n").boot();
-    hob.running("one");
-    as_nobody(&hob, &["status"]).expect(0);
-    let ran = as_nobody(&hob, &["run", "www", "--", "env"]);
-    assert!(ran.code != 0 && !ran.out.contains("PORT_WWW"), "{ran:?}");
-    hob.shutdown();
-}
-
-#[test]
-fn a_socket_that_was_deleted_is_made_again_at_usr2() {
-    let hob = Home::with("one: sleep 1000").boot();
-    let pid = hob.running("one");
-    let path = hob.home.beside("hob.sock");
-    fs::remove_file(&path).expect("it is there");
-    assert_eq!(hob.hob(&["status"]).code, 4);
-    hob.signal(Signal::SIGUSR2);
-    wait_for("the socket", || path.exists().then_some(()));
-    assert_eq!(hob.running("one"), pid);
-    assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
-    hob.shutdown();
-    assert!(!path.exists(), "it goes with the daemon all the same");
-}
 
 #[test]
 fn a_link_in_the_place_of_the_socket_leads_nowhere() {
@@ -384,8 +343,8 @@ fn a_wall_clock_that_steps_by_years_starts_stops_and_kills_nothing() {
     assert_eq!([hob.running("steady"), hob.running("healthy"), hob.running("talks")], pids);
     assert!(["steady", "healthy", "talks"].iter().all(|p| hob.process(p).restarts() == 0));
     let (young, health) = (gaps(&hob, "young"), gaps(&hob, "health"));
-    assert!(young.len() >= 4 && young.iter().all(|gap| (0.6..3.0).contains(gap)), "{young:?}");
-    assert!(health.len() >= 6 && health.iter().all(|gap| (0.4..3.0).contains(gap)), "{health:?}");
+    assert!(young.len() >= 3 && young.iter().all(|gap| (0.6..8.0).contains(gap)), "{young:?}");
+    assert!(health.len() >= 4 && health.iter().all(|gap| (0.4..8.0).contains(gap)), "{health:?}");
     let begin = Instant::now();
     hob.shutdown();
     assert!(begin.elapsed() < Duration::from_secs(5));
@@ -406,7 +365,7 @@ fn in_a_time_namespace_nothing_is_early_or_late() {
     hob.running("steady");
     wait_for("four lives", || (gaps(&hob, "young").len() >= 4).then_some(()));
     let young = gaps(&hob, "young");
-    assert!(young.iter().all(|gap| (0.6..3.0).contains(gap)), "{young:?}");
+    assert!(young.iter().all(|gap| (0.6..8.0).contains(gap)), "{young:?}");
     let steady = hob.process("steady");
     assert!((0.0..60.0).contains(&steady.0["uptime"].as_f64().unwrap_or(-1.0)), "{steady:?}");
     let shown = hob.hob(&["status", "steady"]).expect(0).out;
@@ -485,7 +444,7 @@ fn orders_by_chance_end_in_what_was_ordered_last_with_one_of_each() {
         }
         let begin = Instant::now();
         let ended = hob.shutdown();
-        assert!(begin.elapsed() < Duration::from_secs(5), "seed {seed}: {:?}", begin.elapsed());
+        assert!(begin.elapsed() < Duration::from_secs(8), "seed {seed}: {:?}", begin.elapsed());
         // Each life begins after the last sign of life of the one before.
         for n in 0..count {
             let bytes = fs::read(ended.home().beside(&format!("p{n}.lives"))).unwrap_or_default();
@@ -575,5 +534,51 @@ fn a_reload_that_takes_a_running_process_away_stops_it_whole_and_one_during_a_st
     hob.ok(&["reload"]);
     let second = hob.running_again("slow", first);
     assert!(!lives(first) && lives(second));
+    hob.shutdown();
+}
+
+// ---------------------------------------------------------------- 15 memory pressure
+
+#[test]
+fn the_kernel_would_take_every_process_before_hob() {
+    let score = |pid: i32| -> i32 {
+        let text = fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).expect("it is alive");
+        text.trim().parse().expect("a number")
+    };
+    let own = score(std::process::id() as i32);
+    // Many, as those are started in another way than a few.
+    let many: Vec<String> = (0..60).map(|n| format!("p{n}: {{command: sleep 1000, startsecs: 0}}")).collect();
+    let hob = Home::with(&format!("{}\nchosen: {{command: sleep 1000, oom_score_adj: {}}}", many.join("\n"), own + 77))
+        .boot();
+    let processes: Vec<i32> = (0..60).map(|n| hob.running(&format!("p{n}"))).collect();
+    assert!(processes.iter().all(|p| score(*p) > own), "{:?}", processes.iter().map(|p| score(*p)).collect::<Vec<_>>());
+    assert_eq!(score(hob.running("chosen")), own + 77);
+    assert_eq!((score(hob.pid), score(logger_of(&hob))), (own, own));
+    hob.ok(&["restart", "p0"]);
+    assert!(score(hob.running("p0")) > own);
+    hob.shutdown();
+}
+
+#[test]
+fn a_reload_that_takes_six_hundred_processes_away_leaves_no_descriptor_behind() {
+    let few = "www:\n  type: custom\n  processes:\n    stays: sleep 1000\n";
+    let many: Vec<String> = (0..600).map(|n| format!("    p{n}: {{command: sleep 1000, startsecs: 0}}\n")).collect();
+    let hob = Home::new(few).settings("log_level = \"error\"\n").boot();
+    let stays = hob.running("stays");
+    let logger = logger_of(&hob);
+    let before = (fd_count(hob.pid), fd_count(logger));
+    hob.home.write("dotcloud.yml", &format!("{few}{}", many.concat()));
+    hob.ok(&["reload"]);
+    wait_for("all of them", || (hob.status().iter().filter(|p| p.state() == "RUNNING").count() == 601).then_some(()));
+    assert!(fd_count(hob.pid) > before.0 + 600);
+    hob.home.write("dotcloud.yml", few);
+    hob.ok(&["reload"]);
+    let end = Instant::now() + PATIENCE;
+    while (fd_count(hob.pid), fd_count(logger)) > before {
+        let now = (fd_count(hob.pid), fd_count(logger));
+        assert!(Instant::now() < end, "descriptors of hob and its logger: {before:?} before, {now:?} after");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(hob.running("stays"), stays);
     hob.shutdown();
 }

@@ -111,3 +111,18 @@ fn many_starts_keep_the_order_of_their_priorities() {
     assert!(pids.is_sorted_by_key(|(_, priority)| *priority), "{pids:?}");
     hob.shutdown();
 }
+
+#[test]
+fn many_probes_at_once_are_no_starts_for_a_launcher() {
+    // Started in the same moment, their probes are due in the same moment.
+    let processes: Vec<String> = (0..20)
+        .map(|n| format!("p{n}: {{command: sleep 1000, startsecs: 0, health: {{exec: /bin/true, every: 0.2s}}}}"))
+        .collect();
+    let hob = Home::with(&processes.join("\n")).boot();
+    for n in 0..20 {
+        hob.running(&format!("p{n}"));
+    }
+    never_for(std::time::Duration::from_secs(2), "hob ends", || !hob.is_alive());
+    assert!(hob.status().iter().all(|p| p.state() == "RUNNING" && p.restarts() == 0), "{:?}", hob.status());
+    hob.shutdown();
+}

@@ -133,6 +133,26 @@ fn a_container_can_end_when_its_program_does_with_its_status() {
 }
 
 #[test]
+fn a_signal_that_comes_before_the_handlers_is_not_lost() {
+    if !can() {
+        return;
+    }
+    // hob is held up before it has done anything: it looks a group up, and getent takes its time.
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGQUIT] {
+        let home = Home::with("one: sleep 1000")
+            .settings("socket_group = \"slow\"\n")
+            .script("bin/getent", "#!/bin/sh\necho asked >> {home}/asked\nsleep 0.5\necho slow:x:0:\n");
+        let path = format!("{}:/usr/bin:/bin", home.at("bin").display());
+        let home = home.env("PATH", &path);
+        let dir = home.at("").display().to_string();
+        let mut pid1 = Pid1::start(home, &["--mount-proc", "--mount"], &[hob_bin(), "boot", "--home", &dir]);
+        pid1.wait("the question", || pid1.home.at("asked").exists().then_some(()));
+        pid1.signal(signal);
+        assert_eq!(pid1.end(), 0, "{signal}: {}", pid1.text("err"));
+    }
+}
+
+#[test]
 fn it_works_without_proc() {
     if !can() {
         return;

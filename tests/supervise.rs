@@ -107,6 +107,54 @@ fn an_exec_failure_behind_a_profile_is_reported_as_one() {
 }
 
 #[test]
+fn a_start_that_fails_names_the_command_the_step_and_what_the_step_was_about() {
+    let home = Home::with(
+        "missing: ~/missing -x\nfolder: {command: ~/good, directory: ~/no/where}\nlocked: ~/locked\n\
+         script: ~/script",
+    )
+    .script("good", "#!/bin/sh\nexec sleep 1000\n")
+    .script("script", "#!/no/such/shell\n");
+    fs::create_dir(home.at("locked")).expect("a fresh name");
+    let dir = home.at("no/where").display().to_string();
+    let hob = home.boot();
+    let folder = format!("cannot exec ~/good: cannot change to {dir}: no such file or directory (stage chdir)");
+    for (name, text, stage, errno) in [
+        ("missing", "cannot exec ~/missing: no such file or directory", "exec", nix::errno::Errno::ENOENT),
+        ("folder", folder.as_str(), "chdir", nix::errno::Errno::ENOENT),
+        ("locked", "cannot exec ~/locked: permission denied", "exec", nix::errno::Errno::EACCES),
+        (
+            "script",
+            "cannot exec ~/script: cannot exec the interpreter it names: no such file or directory (stage interpreter)",
+            "interpreter",
+            nix::errno::Errno::ENOENT,
+        ),
+    ] {
+        let fatal = hob.wait_state(name, "FATAL");
+        assert_eq!(fatal.why(), text);
+        assert_eq!(fatal.last_exit(), text);
+        assert_eq!(fatal.0["last_exit"]["stage"], stage, "{fatal:?}");
+        assert_eq!(fatal.0["last_exit"]["errno"], errno as i32, "{fatal:?}");
+        hob.hob(&["status", name]).expect(3).says(text);
+        hob.hob(&["why", name]).says(text);
+        hob.hob(&["start", name]).expect(1).says(text);
+    }
+    hob.shutdown();
+}
+
+#[test]
+fn root_without_the_capability_cannot_become_another_user_and_that_is_said() {
+    if !need_all(&["root", "setpriv"]) {
+        return;
+    }
+    let hob = Home::with("one: {command: sleep 1000, user: daemon}")
+        .under(&["setpriv", "--bounding-set", "-setuid,-setgid", "--"])
+        .boot();
+    let why = "cannot exec sleep: cannot become user daemon: operation not permitted (stage setgroups)";
+    assert_eq!(hob.wait_state("one", "FATAL").why(), why);
+    hob.shutdown();
+}
+
+#[test]
 fn a_stable_process_that_dies_restarts_at_once() {
     let hob = Home::with("one: {command: '{prop} stamp {home}/s one', startsecs: 0.2}").boot();
     let mut pid = hob.running("one");

@@ -1,6 +1,13 @@
 //! The commands that talk to the daemon, and how they print. Each returns its exit status (DESIGN §2).
 
+mod http;
 mod show;
+pub mod supervisorctl;
+mod supervisorctl_act;
+mod supervisorctl_groups;
+mod supervisorctl_logs;
+mod supervisorctl_server;
+mod supervisorctl_shell;
 mod talk;
 mod why;
 

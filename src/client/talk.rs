@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 
+use super::http::{Body, Head, read_head};
 use crate::sys::socket_unix;
 use crate::wire::Failure;
 
@@ -68,7 +69,7 @@ impl Daemon {
     }
 
     /// Sends a request and reads the head of the answer; what is left to read is the body.
-    fn open(&self, method: &str, path: &str, body: &[u8]) -> Result<Body, Failed> {
+    fn open(&self, method: &str, path: &str, body: &[u8]) -> Result<Body<UnixStream>, Failed> {
         let mut stream = UnixStream::connect(&self.socket).map_err(|why| {
             let hint = match why.kind() {
                 io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => "; is it running? (hob boot)",
@@ -88,7 +89,7 @@ impl Daemon {
             _ => {}
         }
         let mut reader = BufReader::with_capacity(64 << 10, stream);
-        let Head { status, framing, own_pid } = read_head(&mut reader)?;
+        let Head { status, framing, own_pid } = read_head(&mut reader).map_err(unreadable)?;
         let mut answer = Body { reader, framing, own_pid };
         if status < 400 {
             return Ok(answer);
@@ -112,84 +113,14 @@ fn exit_status(http: u16) -> i32 {
     }
 }
 
-fn read_json<T: DeserializeOwned>(body: &mut Body) -> Result<T, Failed> {
+fn read_json<T: DeserializeOwned>(body: &mut Body<UnixStream>) -> Result<T, Failed> {
     let mut text = Vec::new();
     body.read_to_end(&mut text)?;
-    serde_json::from_slice(&text)
-        .map_err(|why| Failed { message: format!("cannot read hob's answer: {why}"), status: 111 })
+    serde_json::from_slice(&text).map_err(unreadable)
 }
 
-struct Head {
-    status: u16,
-    framing: Framing,
-    /// The daemon's pid as it sees it itself.
-    own_pid: Option<i32>,
-}
-
-struct Body {
-    reader: BufReader<UnixStream>,
-    framing: Framing,
-    own_pid: Option<i32>,
-}
-
-enum Framing {
-    Length(u64),
-    /// So many bytes of the current chunk are left; `None` before the first.
-    Chunks(Option<u64>),
-    Done,
-}
-
-fn read_head(reader: &mut impl BufRead) -> Result<Head, Failed> {
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        if head.len() > HEAD_MAX || reader.by_ref().take(1024).read_until(b'\n', &mut head)? == 0 {
-            return Err(Failed { message: "cannot read hob's answer: its head is cut short".into(), status: 111 });
-        }
-    }
-    let mut headers = [httparse::EMPTY_HEADER; 32];
-    let mut response = httparse::Response::new(&mut headers);
-    response.parse(&head).map_err(|why| Failed { message: format!("cannot read hob's answer: {why}"), status: 111 })?;
-    let header = |name: &str| {
-        let found = response.headers.iter().find(|h| h.name.eq_ignore_ascii_case(name));
-        found.and_then(|h| std::str::from_utf8(h.value).ok()).map(str::trim)
-    };
-    let framing = match (header("transfer-encoding"), header("content-length").and_then(|n| n.parse().ok())) {
-        (Some("chunked"), _) => Framing::Chunks(None),
-        (_, Some(length)) => Framing::Length(length),
-        (_, None) => Framing::Length(u64::MAX),
-    };
-    let own_pid = header("hob-pid").and_then(|pid| pid.parse().ok());
-    Ok(Head { status: response.code.unwrap_or(500), framing, own_pid })
-}
-
-impl Read for Body {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        loop {
-            match &mut self.framing {
-                Framing::Done => return Ok(0),
-                Framing::Length(0) => return Ok(0),
-                Framing::Length(left) | Framing::Chunks(Some(left)) if *left > 0 => {
-                    let most = usize::try_from(*left).unwrap_or(usize::MAX).min(out.len());
-                    let length = self.reader.read(&mut out[..most])?;
-                    *left -= length as u64;
-                    return Ok(length);
-                }
-                Framing::Length(_) => return Ok(0),
-                Framing::Chunks(left) => {
-                    let mut line = String::new();
-                    if left.is_some() {
-                        self.reader.by_ref().take(8).read_line(&mut line)?;
-                        line.clear();
-                    }
-                    self.reader.by_ref().take(32).read_line(&mut line)?;
-                    self.framing = match u64::from_str_radix(line.trim(), 16) {
-                        Ok(0) | Err(_) => Framing::Done,
-                        Ok(length) => Framing::Chunks(Some(length)),
-                    };
-                }
-            }
-        }
-    }
+fn unreadable(why: impl fmt::Display) -> Failed {
+    Failed { message: format!("cannot read hob's answer: {why}"), status: 111 }
 }
 
 /// For a path or a query: everything but the plainest characters is escaped (RFC 3986).
@@ -205,8 +136,6 @@ pub fn reason(why: &io::Error) -> String {
     }
 }
 
-const HEAD_MAX: usize = 16 << 10;
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -214,18 +143,5 @@ mod tests {
     #[test]
     fn names_are_escaped_for_a_query() {
         assert_eq!(escape("www.0:hello world*"), "www.0%3Ahello%20world%2A");
-    }
-
-    #[test]
-    fn a_chunked_answer_is_read_to_its_last_chunk() {
-        let (mut theirs, ours) = UnixStream::pair().expect("a pair");
-        theirs
-            .write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n5\r\nde\nfg\r\n0\r\n\r\nrest")
-            .expect("written");
-        let mut reader = BufReader::new(ours);
-        let Head { status, framing, own_pid } = read_head(&mut reader).expect("a head");
-        let mut text = String::new();
-        Body { reader, framing, own_pid }.read_to_string(&mut text).expect("a body");
-        assert_eq!((status, text.as_str()), (200, "abcde\nfg"));
     }
 }

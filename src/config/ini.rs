@@ -4,7 +4,7 @@
 //! Our own parser, since no crate knows this dialect: continuation by indentation, comments only behind white space,
 //! section names as they stand, a default section, and all bad lines of a file told at once.
 
-#![allow(dead_code, reason = "for the supervisord and supervisorctl roles")]
+#![allow(dead_code, reason = "the supervisord role uses the rest")]
 
 use std::fs::File;
 use std::io::Read;

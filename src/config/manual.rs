@@ -86,6 +86,9 @@ fn roff(text: &str) -> String {
 const EXAMPLES: &[(&str, &str)] = &[
     ("socket", "\"/run/hob/hob.sock\""),
     ("socket_group", "\"root\""),
+    ("listen", "\"127.0.0.1:9001\""),
+    ("listen_password", "\"a long one\""),
+    ("listen_user", "\"admin\""),
     ("state_dir", "\"/var/lib/hob\""),
     ("log_dir", "\"/var/log/supervisor\""),
     ("home", "\"/home/dotcloud\""),

@@ -32,13 +32,14 @@ pub use assemble::{plan, variables};
 pub use buildfile::{MAX_INSTANCES, Service, Stack, default_stack, stack};
 pub use environ::{Env, build_env, environment_files, own_env};
 pub use ports::Ports;
-#[allow(unused_imports)]
 pub use search::{find as find_supervisord_conf, places as supervisord_conf_places};
 pub use settings::{DEFAULT_USER, HomeMode, Overrides, Settings, settings};
-#[allow(unused_imports)]
-pub use supervisorctl::{CtlSection, supervisorctl};
+pub use supervisorctl::supervisorctl;
 pub use users::Users;
 pub use value::{Problems, Warning};
+
+/// What `echo_supervisord_conf` prints.
+pub const SAMPLE_SUPERVISORD_CONF: &str = include_str!("../../conf/supervisord.conf");
 
 /// Where one instance of a service is to run.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,7 +1,5 @@
 //! Where supervisord and supervisorctl look for their configuration without `-c` (reference/supervisord.md §1.6).
 
-#![allow(dead_code, reason = "for the supervisord and supervisorctl roles")]
-
 use std::env;
 use std::ffi::OsStr;
 use std::fs::Metadata;

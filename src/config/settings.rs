@@ -13,7 +13,7 @@ use super::read::{located, names, positive, put, scalar, text, tri};
 use super::toml;
 use super::users::Users;
 use super::value::{Place, Problem, Problems, Value, quoted};
-use crate::plan::ExitWhen;
+use crate::plan::{Address, ExitWhen, Login};
 use crate::sys::user;
 
 /// What the command line says about places. Relative paths are from the current directory.
@@ -35,6 +35,8 @@ pub struct Settings {
     pub socket: PathBuf,
     pub socket_mode: u32,
     pub socket_group: Option<u32>,
+    /// Where to listen on the network too.
+    pub listen: Option<Listen>,
     pub state_dir: PathBuf,
     pub log_dir: PathBuf,
     pub home: PathBuf,
@@ -54,6 +56,13 @@ pub struct Settings {
     /// `[defaults]`, checked; read again below the options of each process.
     pub defaults: Option<Value>,
     pub root: bool,
+}
+
+/// A server on the network, which nobody gets to without a login.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listen {
+    pub address: Address,
+    pub login: Login,
 }
 
 /// Where `$HOME` is during build and run.
@@ -77,6 +86,9 @@ pub struct SettingsFile {
     socket: Option<At<String>>,
     socket_mode: Option<u32>,
     socket_group: Option<At<String>>,
+    listen: Option<At<Address>>,
+    listen_user: Option<At<String>>,
+    listen_password: Option<At<String>>,
     state_dir: Option<At<String>>,
     log_dir: Option<At<String>>,
     home: Option<At<String>>,
@@ -162,7 +174,7 @@ impl Places<'_> {
                 format!("{} is {length} bytes long; a socket's path has at most {SOCKET_PATH}", socket.display());
             problems.push(Problem::new(&at, told).hint("choose a shorter one with HOB_SOCKET or socket ="));
         }
-        let socket_group = file.socket_group.and_then(|group| {
+        let socket_group = file.socket_group.clone().and_then(|group| {
             let found = users.group(&group.value);
             let problem = |why: super::users::NotFound| Problem {
                 at: group.at,
@@ -171,11 +183,13 @@ impl Places<'_> {
             };
             found.map_err(|why| problems.push(problem(why))).ok()
         });
+        let listen = listen(&file, problems);
         Settings {
             files,
             socket,
             socket_mode: file.socket_mode.unwrap_or(0o600),
             socket_group,
+            listen,
             state_dir,
             log_dir,
             home,
@@ -255,6 +269,45 @@ impl Places<'_> {
     }
 }
 
+/// The server on the network, if all of its options go together.
+fn listen(file: &SettingsFile, problems: &mut Problems) -> Option<Listen> {
+    let (user, password) = (&file.listen_user, &file.listen_password);
+    let Some(address) = &file.listen else {
+        let useless = [("listen_user", user), ("listen_password", password)];
+        for (key, value) in useless.iter().filter_map(|(key, value)| Some((key, value.as_ref()?))) {
+            problems.push(Problem::new(&value.at, format!("{key} means nothing without listen")));
+        }
+        return None;
+    };
+    let Some(password) = password else {
+        let told = "listen would let everybody in who reaches the address";
+        problems.push(Problem::new(&address.at, told).hint("set listen_password"));
+        return None;
+    };
+    let username = user.as_ref().map(|user| user.value.clone()).unwrap_or_default();
+    let login = Login { username, password: password.value.clone() };
+    Some(Listen { address: address.value.clone(), login })
+}
+
+/// `9001` and `127.0.0.1:9001` are of this machine, `*:9001` is every address.
+fn address(text: &str) -> Result<Address, Wrong> {
+    let wrong =
+        |message: String| Wrong { message, hint: Some("write 127.0.0.1:9001, [::1]:9001 or *:9001".to_owned()) };
+    let (host, port) = text.rsplit_once(':').unwrap_or(("127.0.0.1", text));
+    let host = host.strip_prefix('[').and_then(|inner| inner.strip_suffix(']')).unwrap_or(host);
+    let port = match port.parse::<u16>() {
+        Ok(port) if port > 0 => port,
+        _ => return Err(wrong(format!("{} is not a port", quoted(port)))),
+    };
+    match host {
+        "*" => Ok(Address::Inet { host: String::new(), port }),
+        "localhost" => Ok(Address::Inet { host: "127.0.0.1".to_owned(), port }),
+        // A name would have to be looked up, and whoever answers decides where we listen.
+        host if host.parse::<std::net::IpAddr>().is_ok() => Ok(Address::Inet { host: host.to_owned(), port }),
+        host => Err(wrong(format!("{} is not an address", quoted(host)))),
+    }
+}
+
 fn own_home(own: &Env, users: &mut Users) -> PathBuf {
     match own.get("HOME") {
         Some(home) if home.starts_with('/') => PathBuf::from(home),
@@ -286,7 +339,7 @@ pub const SETTINGS: &[Opt<SettingsFile>] = &[
         key: "socket_mode",
         kind: "octal number",
         default: "\"0600\"",
-        doc: "The permissions of the control socket.",
+        doc: "The permissions of the control socket. Whatever they are, only root, hob's own user and the group are served.",
         set: |o, v| put(&mut o.socket_mode, Some(scalar(v, kinds::octal)?)),
     },
     Opt {
@@ -295,6 +348,31 @@ pub const SETTINGS: &[Opt<SettingsFile>] = &[
         default: "",
         doc: "The group of the control socket. Default: hob's own.",
         set: |o, v| put(&mut o.socket_group, Some(located(v)?)),
+    },
+    Opt {
+        key: "listen",
+        kind: "address:port",
+        default: "",
+        doc: "Listen on the network too, for the page, the API and /metrics; the port alone is one of 127.0.0.1, and * \
+              every address. Needs listen_password. There is no encryption: let a \
+              proxy do that. Read when hob starts.",
+        set: |o, v| put(&mut o.listen, Some(At { value: scalar(v, address)?, at: v.at.clone() })),
+    },
+    Opt {
+        key: "listen_password",
+        kind: "text",
+        default: "",
+        doc: "What has to be known there: the password of HTTP Basic authentication, and without listen_user a token too, \
+              for Authorization: Bearer. As it is, or as {SHA256} and its SHA-256 in hexadecimal digits; as it is, \
+              this file should be readable for its owner only.",
+        set: |o, v| put(&mut o.listen_password, Some(located(v)?)),
+    },
+    Opt {
+        key: "listen_user",
+        kind: "word",
+        default: "",
+        doc: "The user that belongs to the password. Default: any.",
+        set: |o, v| put(&mut o.listen_user, Some(located(v)?)),
     },
     Opt {
         key: "state_dir",
@@ -540,6 +618,33 @@ mod tests {
             "hob.toml:12:1: relay_signals \"TERM\" cannot be relayed; HUP, USR1, USR2, WINCH, ALRM and others can be",
         ];
         assert_eq!(error, expected.join("\n"));
+    }
+
+    #[test]
+    fn the_network_is_listened_to_only_with_a_login() {
+        let listen = |text: &str| {
+            let settings = load(Some(text), &[("HOME", "/root")], true, Overrides::default());
+            settings.map(|settings| settings.listen.map(|l| (l.address, l.login.username, l.login.password)))
+        };
+        let at = |host: &str| Address::Inet { host: host.into(), port: 9001 };
+        assert_eq!(listen(""), Ok(None));
+        let token = listen("listen = 9001\nlisten_password = \"t\"\n");
+        assert_eq!(token, Ok(Some((at("127.0.0.1"), String::new(), "t".into()))));
+        let user = listen("listen = \"[::1]:9001\"\nlisten_user = \"u\"\nlisten_password = \"p\"\n");
+        assert_eq!(user, Ok(Some((at("::1"), "u".into(), "p".into()))));
+        let all = listen("listen = \"*:9001\"\nlisten_password = \"t\"\n");
+        assert_eq!(all.map(|l| l.map(|l| l.0)), Ok(Some(at(""))));
+        let open = "listen would let everybody in who reaches the address; set listen_password";
+        let form = "write 127.0.0.1:9001, [::1]:9001 or *:9001";
+        for (text, why) in [
+            ("listen = 9001\n", format!("1:10: {open}")),
+            ("listen = 9001\nlisten_user = \"u\"\n", format!("1:10: {open}")),
+            ("listen_password = \"t\"\n", "1:19: listen_password means nothing without listen".into()),
+            ("listen = \"h:9001\"\n", format!("1:10: listen \"h\" is not an address; {form}")),
+            ("listen = \"127.0.0.1:0\"\n", format!("1:10: listen \"0\" is not a port; {form}")),
+        ] {
+            assert_eq!(listen(text), Err(format!("hob.toml:{why}")), "{text}");
+        }
     }
 
     #[test]

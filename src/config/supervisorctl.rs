@@ -1,8 +1,6 @@
 //! `[supervisorctl]` of a supervisord.conf: where the daemon is, and who we are to it (reference/supervisord.md §1.5).
 //! `[include]` is not followed, as supervisorctl never did.
 
-#![allow(dead_code, reason = "for the supervisord and supervisorctl roles")]
-
 use std::path::{Path, PathBuf};
 
 use super::environ::Env;

@@ -309,7 +309,7 @@ pub fn process_shown(process: &Process, host: &dyn Host) -> wire::Process {
         uptime: run.and(process.started_at()).map(|at| millis(now.since(at))),
         restarts: process.restarts(),
         ready: process.is_ready(),
-        last_exit: process.last_exit().map(|(exit, at)| exit_shown(exit, unix(at, now))),
+        last_exit: process.last_exit().map(|(exit, at)| exit_shown(exit, process.told(exit), unix(at, now))),
         next_try: process.next_try().map(|at| millis(at.since(now))),
         why: process.why().to_owned(),
         waits_for: supervisor.waits_for(process.id()).iter().map(ToString::to_string).collect(),
@@ -324,7 +324,9 @@ pub fn process_shown(process: &Process, host: &dyn Host) -> wire::Process {
 /// A change as the API shows it.
 pub fn change_shown(change: &Change, host: &dyn Host) -> wire::Event {
     let at = unix(change.at, host.now());
-    let run = host.supervisor().process(change.id).and_then(Process::run);
+    let process = host.supervisor().process(change.id);
+    let run = process.and_then(Process::run);
+    let told = |exit: &Exit| process.map_or_else(|| exit.to_string(), |process| process.told(exit));
     wire::Event {
         time: at,
         name: change.name.to_string(),
@@ -332,13 +334,12 @@ pub fn change_shown(change: &Change, host: &dyn Host) -> wire::Event {
         to: change.to.to_string(),
         why: change.why.clone(),
         pid: run.and_then(|run| host.pid(run)),
-        exit: change.exit.as_ref().map(|exit| exit_shown(exit, at)),
+        exit: change.exit.as_ref().map(|exit| exit_shown(exit, told(exit), at)),
     }
 }
 
-fn exit_shown(exit: &Exit, at: f64) -> wire::LastExit {
-    let mut shown =
-        wire::LastExit { text: exit.to_string(), code: None, signal: None, oom: false, stage: None, errno: None, at };
+fn exit_shown(exit: &Exit, text: String, at: f64) -> wire::LastExit {
+    let mut shown = wire::LastExit { text, code: None, signal: None, oom: false, stage: None, errno: None, at };
     match exit {
         Exit::Code(code) => shown.code = Some(*code),
         Exit::Signal { signal, oom, .. } => (shown.signal, shown.oom) = (Some(*signal), *oom),

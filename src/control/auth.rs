@@ -12,10 +12,19 @@ use subtle::ConstantTimeEq;
 use super::http::{Answer, Request};
 use crate::plan::Login;
 
-/// Whether the request brings this login along.
+/// Whether the request brings this login along. A login without a user is a token: good as the password of any user, and
+/// as a bearer token (RFC 6750).
 pub fn admits(login: &Login, request: &Request) -> bool {
-    let Some((username, password)) = request.header("authorization").and_then(given) else { return false };
-    let user = same(username.as_bytes(), login.username.as_bytes());
+    let Some(header) = request.header("authorization") else { return false };
+    let is_token = login.username.is_empty();
+    let (username, password) = match (given(header), header.split_once(' ')) {
+        (Some(given), _) => given,
+        (None, Some((scheme, token))) if is_token && scheme.eq_ignore_ascii_case("bearer") => {
+            (String::new(), token.trim().as_bytes().to_vec())
+        }
+        _ => return false,
+    };
+    let user = is_token | same(username.as_bytes(), login.username.as_bytes());
     let secret = match hashed(&login.password) {
         Some(Hash::Sha1(hex)) => same(to_hex(&Sha1::digest(&password)).as_bytes(), hex.as_bytes()),
         Some(Hash::Sha256(hex)) => same(to_hex(&Sha256::digest(&password)).as_bytes(), hex.as_bytes()),
@@ -106,6 +115,18 @@ mod tests {
             assert!(!admitted(hash, &basic(&format!("user:{hash}"))));
             assert!(!admitted(hash, &basic("user:The password")));
         }
+    }
+
+    #[test]
+    fn a_token_is_taken_from_a_bearer_and_as_the_password_of_anybody() {
+        let admitted = |username: &str, header: &str| {
+            let login = Login { username: username.into(), password: "t0ken".into() };
+            let request = Request { headers: vec![("authorization".into(), header.into())], ..Request::default() };
+            admits(&login, &request)
+        };
+        assert!(admitted("", "Bearer t0ken") && admitted("", "bearer  t0ken") && admitted("", &basic("me:t0ken")));
+        assert!(!admitted("", "Bearer t0ke") && !admitted("", "Bearer ") && !admitted("", &basic("me:")));
+        assert!(!admitted("user", "Bearer t0ken"), "a password is no token");
     }
 
     proptest! {

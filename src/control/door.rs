@@ -10,6 +10,7 @@ use mio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use mio::{Interest, Registry, Token};
 
 use crate::plan::{Address, Server};
+use crate::sys::process;
 use crate::sys::socket_unix::{self, FileId, Peer};
 
 /// One listening socket, and what the configuration says about it.
@@ -28,9 +29,11 @@ enum Listener {
 /// Who a client is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Visitor {
-    /// Of this machine, by the word of the kernel.
+    /// Root, the user hob runs as, or a member of the socket's group, by the word of the kernel.
     Local(Peer),
-    /// From the network, with the user and password of the server.
+    /// Of this machine too, and let in only by the mode of the socket.
+    Stranger(Peer),
+    /// From the network, or a stranger, with the user and password of the server.
     Known,
     /// From the network, to a server that asks for none.
     Anyone,
@@ -73,7 +76,12 @@ impl Door {
         match &self.listener {
             Listener::Unix(listener) => {
                 let (stream, _) = listener.accept()?;
-                let visitor = Visitor::Local(socket_unix::peer(&stream)?);
+                let peer = socket_unix::peer(&stream)?;
+                let visitor = match is_member(peer, &stream, &self.server) {
+                    true => Visitor::Local(peer),
+                    false if self.server.login.is_some() => Visitor::Known,
+                    false => Visitor::Stranger(peer),
+                };
                 Ok((Stream::Unix(stream), visitor))
             }
             Listener::Tcp(listener) => {
@@ -107,6 +115,17 @@ impl Door {
         };
         fd.try_clone_to_owned().ok()
     }
+}
+
+fn is_member(peer: Peer, stream: &UnixStream, server: &Server) -> bool {
+    if peer.uid == 0 || peer.uid == process::effective_uid() {
+        return true;
+    }
+    let group = match &server.address {
+        Address::Unix { group: Some(group), .. } => *group,
+        _ => process::effective_gid(),
+    };
+    peer.gid == group || socket_unix::peer_groups(stream).contains(&group)
 }
 
 /// An address is in use while the old connections of a dead listener linger, so SO_REUSEADDR, which mio sets.

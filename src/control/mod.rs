@@ -10,8 +10,10 @@ mod auth;
 mod connection;
 mod door;
 mod events;
+mod guard;
 mod http;
 mod logs;
+mod metrics;
 mod names;
 mod routes;
 #[cfg(test)]
@@ -83,6 +85,8 @@ pub struct Control {
     registry: Option<Registry>,
     first_token: usize,
     own_uid: u32,
+    /// Of this machine.
+    own_name: String,
     clients: Vec<Option<Connection>>,
     next_serial: u64,
     /// Slots with more to do than they got their turn for.
@@ -109,6 +113,7 @@ impl Control {
             registry: None,
             first_token: 0,
             own_uid: sys::process::effective_uid(),
+            own_name: sys::process::host_name(),
             clients: Vec::new(),
             next_serial: 0,
             again: BTreeSet::new(),
@@ -346,6 +351,10 @@ impl Control {
         if login.is_some_and(|login| !auth::admits(login, request)) {
             client.close_after_answer();
             return client.answer(&auth::challenge(), now);
+        }
+        let guarded = self.doors.get(client.door).map(|door| guard::check(&door.server, &self.own_name, request));
+        if let Some(Err(refusal)) = guarded {
+            return client.answer(&refusal, now);
         }
         let reply = routes::find(request, client.visitor, self.own_uid)
             .and_then(|(route, name)| (route.handler)(&mut Call { host, request, name, ring: &self.ring }));

@@ -6,6 +6,7 @@
 use super::api::{self, Call, Reply};
 use super::door::Visitor;
 use super::http::{Answer, Request};
+use super::metrics;
 
 #[cfg_attr(not(test), expect(dead_code, reason = "the man page and conf/openapi.json are checked against doc"))]
 pub struct Route {
@@ -19,7 +20,8 @@ pub struct Route {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Who {
-    /// Whoever the mode and the group of the socket let in.
+    /// Root, the user hob runs as, the group of the socket, and whoever has come in over the network: not everybody
+    /// on this machine, even if the mode of the socket says so.
     Member,
     /// Root, the user hob runs as, and whoever has logged in: environments hold passwords.
     Owner,
@@ -28,9 +30,9 @@ pub enum Who {
 impl Who {
     pub fn admits(self, visitor: Visitor, own_uid: u32) -> bool {
         match (self, visitor) {
-            (Who::Member, _) | (Who::Owner, Visitor::Known) => true,
+            (Who::Member, Visitor::Local(_) | Visitor::Known | Visitor::Anyone) | (Who::Owner, Visitor::Known) => true,
             (Who::Owner, Visitor::Local(peer)) => peer.uid == 0 || peer.uid == own_uid,
-            (Who::Owner, Visitor::Anyone) => false,
+            (Who::Member | Who::Owner, Visitor::Stranger(_)) | (Who::Owner, Visitor::Anyone) => false,
         }
     }
 }
@@ -69,6 +71,7 @@ pub const ROUTES: &[Route] = &[
     post("/v1/reload", api::reload, "Reads the configuration again; only what changed restarts."),
     post("/v1/shutdown", api::shutdown, "Stops everything in order, answers, and ends."),
     get("/v1/health", api::health, "Tells by its status whether everything that should run does."),
+    get("/metrics", metrics::metrics, "Shows all processes in the text format of Prometheus."),
 ];
 
 /// The route for a request and what stands for the segment in braces; otherwise the answer that says why not.
@@ -86,10 +89,15 @@ pub fn find(request: &Request, visitor: Visitor, own_uid: u32) -> Result<(&'stat
         }
         if !route.who.admits(visitor, own_uid) {
             let who = match visitor {
-                Visitor::Local(peer) => format!("uid {}", peer.uid),
+                Visitor::Local(peer) | Visitor::Stranger(peer) => format!("uid {}", peer.uid),
                 Visitor::Known | Visitor::Anyone => "whoever has not logged in".to_owned(),
             };
-            let why = format!("{who} may not see {}: only root and uid {own_uid} may", request.path);
+            let why = match route.who {
+                Who::Member => format!(
+                    "{who} may not talk to hob: only root, uid {own_uid} and the group of the socket may; see socket_group in hob.toml(5)"
+                ),
+                Who::Owner => format!("{who} may not see {}: only root and uid {own_uid} may", request.path),
+            };
             return Err(api::failure(403, why));
         }
         return Ok((route, name));
@@ -153,6 +161,16 @@ mod tests {
     }
 
     #[test]
+    fn a_stranger_gets_nothing_whatever_the_mode_of_the_socket_says() {
+        let stranger = Visitor::Stranger(Peer { pid: 1, uid: 501, gid: 501 });
+        for route in ROUTES {
+            let path = route.path.replace("{name}", "www");
+            let request = Request { method: route.method.into(), path, ..Request::default() };
+            assert_eq!(find(&request, stranger, 500).err().map(|answer| answer.status), Some(403), "{}", route.path);
+        }
+    }
+
+    #[test]
     fn only_root_and_our_own_user_see_an_environment() {
         let path = "/v1/instances/www/environment";
         assert!(ask("GET", path, 0).is_ok());
@@ -165,7 +183,7 @@ mod tests {
     fn each_route_stands_once_in_the_table_with_a_sentence() {
         let unique: BTreeSet<_> = ROUTES.iter().map(|route| (route.method, route.path)).collect();
         assert_eq!(unique.len(), ROUTES.len());
-        assert!(ROUTES.iter().all(|route| route.doc.ends_with('.') && route.path.starts_with("/v1/")));
+        assert!(ROUTES.iter().all(|route| route.doc.ends_with('.') && route.path.starts_with('/')));
     }
 
     #[test]

@@ -49,7 +49,7 @@ impl Batch {
     }
 }
 
-/// Forks launchers for these runs: one, which keeps their order, or with `at_will` up to one for each processor. The
+/// Forks launchers for these runs, of which there is one at least: one, which keeps their order, or with `at_will` up to one for each processor. The
 /// runs of those that could not be forked come back.
 pub fn start<'a>(
     runs: &[Run],
@@ -58,7 +58,7 @@ pub fn start<'a>(
 ) -> io::Result<(Vec<Batch>, Vec<Run>)> {
     let pids = Rc::new(SharedPids::new(runs.len())?);
     let launchers = if at_will { sys::limits::cpus().min(runs.len() / LEAST).max(1) } else { 1 };
-    let share = runs.len().div_ceil(launchers);
+    let share = runs.len().div_ceil(launchers).max(1);
     let (mut batches, mut left) = (Vec::new(), Vec::new());
     for (nth, runs) in runs.chunks(share).enumerate() {
         let first = nth * share;

@@ -4,7 +4,6 @@
 //! never an "exited with code 127". Where a shell has to source a profile or expand words first, it hands over to
 //! `hob __exec`, which does the one exec that counts and reports in the same way.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ffi::{CString, OsString};
 use std::io;
@@ -81,7 +80,7 @@ impl Launch<'_> {
     /// The same in a child that shares the descriptor table of its maker, which it leaves first. All that it is given
     /// must be below `first`.
     pub fn exec_with_fds_below(&self, first: RawFd) -> i32 {
-        let own_table = sys::beside::keep_fds_below(first).stage("set up its descriptors");
+        let own_table = sys::beside::keep_fds_below(first).stage("descriptors");
         self.report(own_table.and_then(|()| self.try_exec()))
     }
 
@@ -96,17 +95,16 @@ impl Launch<'_> {
     }
 
     fn try_exec(&self) -> Result<i32, Failure> {
-        sys::process::new_session().stage("make a session")?;
+        sys::process::new_session().stage("setsid")?;
         for (fd, number) in [(self.null, 0), (self.stdout, 1), (self.stderr, 2)] {
-            sys::process::place_fd(fd, number).stage("set up its descriptors")?;
+            sys::process::place_fd(fd, number).stage("descriptors")?;
         }
         sys::limits::set_umask(self.spec.umask.unwrap_or(0o022));
         self.set_limits();
         self.marks.tag_self(Owner::Process(self.id));
         enter(self.binds)?;
         become_user(self.spec.user.as_ref())?;
-        let directory = &self.spec.directory;
-        std::env::set_current_dir(directory).stage(format!("change to {}", directory.display()))?;
+        std::env::set_current_dir(&self.spec.directory).stage("chdir")?;
         let Some(pidfile) = &self.spec.pidfile else { return Err(self.exec_command()) };
         sys::process::set_name("hob pidproxy");
         Ok((self.pidproxy)(pidfile, &mut || {
@@ -160,22 +158,22 @@ impl Launch<'_> {
             sys::process::close_on_exec_from(3);
         }
         let failure = exec_words(vec![shell.into(), b"-c".to_vec(), script.into_bytes()], &env);
-        Failure { stage: "exec the shell".into(), ..failure }
+        Failure { stage: "shell", ..failure }
     }
 
     /// Leaves the report socket as 3 and hob's executable as 4, and says by which path a shell can exec the latter.
     fn hand_over_fds(&self) -> Result<String, Failure> {
         // Copies first: one of the two may stand where the other has to go.
-        let report = sys::process::lift_fd(self.reports.as_fd()).stage("set up its descriptors")?;
-        let exe = sys::process::lift_fd(self.exe).stage("set up its descriptors")?;
+        let report = sys::process::lift_fd(self.reports.as_fd()).stage("descriptors")?;
+        let exe = sys::process::lift_fd(self.exe).stage("descriptors")?;
         sys::process::close_on_exec_from(3);
-        sys::process::place_fd(report.as_fd(), REPORT_FD).stage("set up its descriptors")?;
-        sys::process::place_fd(exe.as_fd(), EXE_FD).stage("set up its descriptors")?;
+        sys::process::place_fd(report.as_fd(), REPORT_FD).stage("descriptors")?;
+        sys::process::place_fd(exe.as_fd(), EXE_FD).stage("descriptors")?;
         let by_fd = format!("/proc/self/fd/{EXE_FD}");
         if Path::new(&by_fd).exists() {
             return Ok(by_fd);
         }
-        let path = std::env::current_exe().stage("find hob's own executable")?;
+        let path = std::env::current_exe().stage("shell")?;
         Ok(quote(&path.to_string_lossy()))
     }
 }
@@ -211,7 +209,7 @@ const EXE_FD: i32 = 4;
 pub fn become_user(user: Option<&Identity>) -> Result<(), Failure> {
     let Some(user) = user else { return Ok(()) };
     sys::process::become_user(user.uid, user.gid, &user.groups)
-        .map_err(|(stage, why)| Failure { stage: stage.into(), errno: errno_of(&why) })
+        .map_err(|(step, why)| Failure { stage: stage_of(step), errno: errno_of(&why) })
 }
 
 /// Sees what `binds` say from now on; only root can.
@@ -225,17 +223,29 @@ pub fn enter(binds: &[Bind]) -> Result<(), Failure> {
 /// A step that failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    pub stage: Cow<'static, str>,
+    /// One of those that `Exit::CannotExec` lists.
+    pub stage: &'static str,
     pub errno: Errno,
 }
 
 trait Stage<T> {
-    fn stage(self, stage: impl Into<Cow<'static, str>>) -> Result<T, Failure>;
+    fn stage(self, stage: &'static str) -> Result<T, Failure>;
 }
 
 impl<T> Stage<T> for io::Result<T> {
-    fn stage(self, stage: impl Into<Cow<'static, str>>) -> Result<T, Failure> {
-        self.map_err(|why| Failure { stage: stage.into(), errno: errno_of(&why) })
+    fn stage(self, stage: &'static str) -> Result<T, Failure> {
+        self.map_err(|why| Failure { stage, errno: errno_of(&why) })
+    }
+}
+
+/// The name of a step that `sys` tells in words.
+fn stage_of(step: &'static str) -> &'static str {
+    match step {
+        "set groups" => "setgroups",
+        "set group" => "setgid",
+        "set user" => "setuid",
+        "exec the interpreter of the script" => "interpreter",
+        other => other,
     }
 }
 
@@ -252,9 +262,9 @@ fn exec_words(words: Vec<Vec<u8>>, env: &[CString]) -> Failure {
     match words {
         Ok(words) => {
             let (stage, errno) = sys::process::exec(&words, env);
-            Failure { stage: stage.into(), errno }
+            Failure { stage: stage_of(stage), errno }
         }
-        Err(_) => Failure { stage: "exec".into(), errno: Errno::EINVAL },
+        Err(_) => Failure { stage: "exec", errno: Errno::EINVAL },
     }
 }
 

@@ -358,7 +358,8 @@ impl Daemon {
 
     fn start_all(&mut self) {
         let mut runs = std::mem::take(&mut self.to_start);
-        if self.has_launchers && runs.len() >= batch::LEAST {
+        let launchable = runs.iter().filter(|run| self.can_be_launched(**run)).count();
+        if self.has_launchers && launchable >= batch::LEAST {
             let (many, rest): (Vec<Run>, Vec<Run>) = runs.into_iter().partition(|run| self.can_be_launched(*run));
             runs = rest;
             let priority = |run: &Run| Some(self.supervisor.process(run.job.process())?.spec().priority);
@@ -536,6 +537,10 @@ impl Daemon {
                 self.begin_shutdown();
             }
             SIGHUP => {
+                // Somebody who cannot reach hob any more may know no other signal.
+                if let Some(control) = &mut self.control {
+                    control.rebind();
+                }
                 if let Err(why) = self.plan(true) {
                     log::error!("cannot reload: {why}");
                 }
@@ -664,7 +669,9 @@ impl Daemon {
         }
         let first = !self.has_plan;
         let answer = match result {
-            Ok(plan) if !self.supervisor.is_shutting_down() => {
+            // Whatever kept the planner from a plan, or that it was ended for this: nobody needs one any more.
+            _ if self.supervisor.is_shutting_down() => Err(vec!["hob is stopping".to_owned()]),
+            Ok(plan) => {
                 let count = plan.specs.len();
                 self.has_plan = true;
                 self.deployed = self.deployed_next;
@@ -673,7 +680,6 @@ impl Daemon {
                 self.manager.say(&format!("READY=1\nSTATUS={count} processes"));
                 Ok(format!("{count} processes"))
             }
-            Ok(_) => Err(vec!["hob is stopping".to_owned()]),
             Err(refusal) => {
                 // Said plainly, without a log prefix: it is what the person who typed the command waits for.
                 for error in &refusal.errors {

@@ -10,7 +10,7 @@ mod rotate;
 mod sink;
 pub mod tail;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -51,6 +51,8 @@ struct Logger {
     console: Console,
     console_waits: bool,
     finish_at: Option<Duration>,
+    /// What the daemon has not had room for: it keeps the pipes until it is told that they are closed.
+    outgoing: VecDeque<FromLogger>,
 }
 
 struct Log {
@@ -68,7 +70,7 @@ const LINK: Token = Token(0);
 impl Logger {
     fn new(link: OwnedFd, colour: bool) -> io::Result<Logger> {
         let poll = Poll::new()?;
-        poll.registry().register(&mut SourceFd(&link.as_raw_fd()), LINK, Interest::READABLE)?;
+        poll.registry().register(&mut SourceFd(&link.as_raw_fd()), LINK, Interest::READABLE | Interest::WRITABLE)?;
         Ok(Logger {
             link: Some(link),
             poll,
@@ -78,6 +80,7 @@ impl Logger {
             console: Console::new(colour),
             console_waits: false,
             finish_at: None,
+            outgoing: VecDeque::new(),
         })
     }
 
@@ -94,7 +97,10 @@ impl Logger {
             }
             for event in &events {
                 match event.token() {
-                    LINK => self.hear(),
+                    LINK => {
+                        self.hear();
+                        self.flush();
+                    }
                     Token(id) => self.busy.push(LogId(id as u64)),
                 }
             }
@@ -263,23 +269,35 @@ impl Logger {
         if let Some(log) = self.logs.remove(&id) {
             let _ = self.poll.registry().deregister(&mut SourceFd(&log.pipe.as_raw_fd()));
             self.console.end(id, &log.label);
-            self.tell(&FromLogger::Closed { id });
+            self.tell(FromLogger::Closed { id });
         }
     }
 
     fn report(&mut self, id: LogId, news: Option<News>) {
         match news {
-            Some(News::Trouble(error)) => self.tell(&FromLogger::Trouble { id, error }),
-            Some(News::Recovered { dropped }) => self.tell(&FromLogger::Recovered { id, dropped_bytes: dropped }),
+            Some(News::Trouble(error)) => self.tell(FromLogger::Trouble { id, error }),
+            Some(News::Recovered { dropped }) => self.tell(FromLogger::Recovered { id, dropped_bytes: dropped }),
             None => {}
         }
     }
 
-    fn tell(&self, message: &FromLogger) {
-        if let Some(link) = &self.link
-            && let Ok(text) = serde_json::to_vec(message)
-        {
-            let _ = sys::socket::send(link.as_fd(), &text, None);
+    fn tell(&mut self, message: FromLogger) {
+        // The last word about a log is enough, so a daemon that does not listen costs no more than one for each.
+        let id = message.id();
+        self.outgoing.retain(|waiting| waiting.id() != id);
+        self.outgoing.push_back(message);
+        self.flush();
+    }
+
+    fn flush(&mut self) {
+        while let (Some(link), Some(message)) = (&self.link, self.outgoing.front()) {
+            let text = serde_json::to_vec(message).unwrap_or_default();
+            match sys::socket::send(link.as_fd(), &text, None) {
+                // Full: it is told when there is room.
+                Err(why) if why.kind() == io::ErrorKind::WouldBlock => return,
+                // Gone, as the link will say.
+                Ok(()) | Err(_) => drop(self.outgoing.pop_front()),
+            }
         }
     }
 }

@@ -42,3 +42,12 @@ pub enum FromLogger {
         dropped_bytes: u64,
     },
 }
+
+impl FromLogger {
+    /// The log that it is about.
+    pub fn id(&self) -> LogId {
+        match self {
+            FromLogger::Closed { id } | FromLogger::Trouble { id, .. } | FromLogger::Recovered { id, .. } => *id,
+        }
+    }
+}

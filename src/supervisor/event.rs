@@ -66,7 +66,9 @@ pub enum Exit {
         /// The kernel's out-of-memory killer did it, as far as can be known.
         oom: bool,
     },
-    /// It never became the program: which step failed (`fork`, `chdir`, `setuid`, `exec`, ...) and errno.
+    /// It never became the program: which step failed and errno. The steps are `fork`, `setsid`, `descriptors`,
+    /// `setgroups`, `setgid`, `setuid`, `chdir`, `shell` (which was to source the profile), `interpreter` (which the
+    /// script names) and `exec`.
     CannotExec {
         stage: String,
         errno: i32,
@@ -121,7 +123,7 @@ impl fmt::Display for Exit {
             }
             Exit::CannotExec { stage, errno } => {
                 let why = nix::errno::Errno::from_raw(*errno).desc().to_lowercase();
-                if stage == "exec" { write!(f, "cannot exec: {why}") } else { write!(f, "cannot {stage}: {why}") }
+                write!(f, "cannot exec: {why} (stage {stage})")
             }
             Exit::Unknown => f.write_str("ended, nobody knows how"),
         }

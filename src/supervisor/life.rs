@@ -83,11 +83,11 @@ impl Process {
                 if self.goal == Goal::Up {
                     let early = self.phase() == Phase::Starting;
                     let verdict = restart::after_death(&self.spec.restart, &mut self.record, &exit, lived, early);
-                    let why = words::ended(&exit, &self.spec.command, lived);
+                    let why = words::ended(&exit, &self.spec, lived);
                     self.follow(verdict, run, exit, why, common);
                 } else {
                     // It was to be stopped, and only waited for others to go first.
-                    let why = format!("{}, while its stop was due", words::ended(&exit, &self.spec.command, lived));
+                    let why = format!("{}, while its stop was due", words::ended(&exit, &self.spec, lived));
                     let started_at = *started_at;
                     self.sweep(run, started_at, Some(exit), why, common);
                     if self.goal == Goal::Again {
@@ -374,7 +374,8 @@ impl Process {
                 }
             }
         }
-        self.change(State::Stopped, format!("stopped: {exit}"), Some(exit), common);
+        let why = format!("stopped: {}", words::exit(&exit, &self.spec));
+        self.change(State::Stopped, why, Some(exit), common);
         self.take_over(common);
     }
 

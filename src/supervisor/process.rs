@@ -29,6 +29,7 @@ use super::event::{Action, Exit, Phase, ProcessId, Run, Survivor, Time};
 use super::probe::Inquiry;
 use super::restart::{self, Record};
 use super::state::{Awaits, Goal, Retry, State, Step, Then};
+use super::words;
 use crate::plan::{Name, Spec};
 
 /// One row of the table.
@@ -122,6 +123,11 @@ impl Process {
 
     pub fn last_exit(&self) -> Option<(&Exit, Time)> {
         self.last_exit.as_ref().map(|(exit, at)| (exit, *at))
+    }
+
+    /// An end of it in words: `cannot exec ~/missing: no such file or directory`.
+    pub fn told(&self, exit: &Exit) -> String {
+        words::exit(exit, &self.spec)
     }
 
     /// Whether it serves: RUNNING, which it is only once it has said so where it can; for a oneshot, done and well.

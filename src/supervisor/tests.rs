@@ -275,7 +275,7 @@ fn a_restart_stops_and_starts_and_one_of_a_fatal_process_sweeps_first() {
         "0.0 web STARTING starts
          0.0 web FATAL cannot exec ~/web: permission denied
          1.0 web STOPPING restart asked for; ends what it left behind
-         1.0 web STOPPED stopped: cannot exec: permission denied
+         1.0 web STOPPED stopped: cannot exec ~/web: permission denied
          1.0 web STARTING starts again (restart 1)
          2.0 web RUNNING up after 1.0s
          3.0 web <- SIGTERM

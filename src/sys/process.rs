@@ -97,8 +97,17 @@ pub fn become_user(uid: u32, gid: u32, groups: &[u32]) -> Result<(), (&'static s
     nix::unistd::setresuid(uid, uid, uid).map_err(|e| ("set user", e.into()))
 }
 
+/// The name of this machine; empty if it has none. gethostname(2).
+pub fn host_name() -> String {
+    nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
 pub fn effective_uid() -> u32 {
     Uid::effective().as_raw()
+}
+
+pub fn effective_gid() -> u32 {
+    Gid::effective().as_raw()
 }
 
 pub fn pid() -> Pid {

@@ -73,6 +73,46 @@ impl AsFd for SignalFd {
     }
 }
 
+/// Ctrl-C as something to poll. Until it is dropped, SIGINT does not end this process.
+pub struct Interrupts {
+    fd: OwnedFd,
+    before: SigSet,
+}
+
+impl Interrupts {
+    /// sigprocmask(2), signalfd(2).
+    pub fn catch() -> io::Result<Interrupts> {
+        let mut set = SigSet::empty();
+        set.add(nix::sys::signal::Signal::SIGINT);
+        // SAFETY: a valid set; -1 asks for a new descriptor.
+        let fd = unsafe { libc::signalfd(-1, set.as_ref(), libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
+        Errno::result(fd)?;
+        // SAFETY: the kernel has just given us this descriptor, and nobody else has it.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        let mut before = SigSet::empty();
+        pthread_sigmask(SigmaskHow::SIG_BLOCK, Some(&set), Some(&mut before))?;
+        Ok(Interrupts { fd, before })
+    }
+
+    /// Whether one has come. read(2).
+    pub fn take(&self) -> bool {
+        let mut info = [0; size_of::<libc::signalfd_siginfo>()];
+        matches!(nix::unistd::read(&self.fd, &mut info), Ok(length) if length > 0)
+    }
+}
+
+impl AsFd for Interrupts {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl Drop for Interrupts {
+    fn drop(&mut self) {
+        let _ = pthread_sigmask(SigmaskHow::SIG_SETMASK, Some(&self.before), None);
+    }
+}
+
 /// Waits for a signal, for `at_most` or for ever; all must be blocked. `None` when the time is over.
 /// sigtimedwait(2).
 pub fn wait(at_most: Option<Duration>) -> Option<Arrived> {

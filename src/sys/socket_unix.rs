@@ -28,6 +28,30 @@ pub fn peer(fd: impl AsFd) -> io::Result<Peer> {
     Ok(Peer { pid: credentials.pid(), uid: credentials.uid(), gid: credentials.gid() })
 }
 
+/// The other groups of whoever is at the other end; none where the kernel does not tell. SO_PEERGROUPS, Linux 4.13.
+pub fn peer_groups(fd: impl AsFd) -> Vec<u32> {
+    let mut groups = vec![0u32; 64];
+    loop {
+        let mut size = (groups.len() * size_of::<u32>()) as libc::socklen_t;
+        let fd = fd.as_fd().as_raw_fd();
+        // SAFETY: `groups` is a valid place for `size` bytes, and the kernel says how many it needs or has written.
+        let got = unsafe {
+            libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_PEERGROUPS, groups.as_mut_ptr().cast(), &mut size)
+        };
+        let count = size as usize / size_of::<u32>();
+        match got {
+            0 => {
+                groups.truncate(count);
+                return groups;
+            }
+            _ if nix::errno::Errno::last() == nix::errno::Errno::ERANGE && count > groups.len() => {
+                groups.resize(count, 0);
+            }
+            _ => return Vec::new(),
+        }
+    }
+}
+
 /// From now on SIGIO, which ends a process that does not catch it, comes when the other end closes, or says anything.
 /// For a child that otherwise only waits for something else. fcntl(2), O_ASYNC.
 pub fn end_with_peer(fd: BorrowedFd<'_>) -> io::Result<()> {
@@ -221,5 +245,10 @@ mod tests {
         let stream = std::os::unix::net::UnixStream::connect(&path).expect("connects");
         let peer = peer(&stream).expect("has credentials");
         assert_eq!(peer.pid as u32, std::process::id());
+        let mut groups = peer_groups(&stream);
+        let mut own: Vec<u32> = nix::unistd::getgroups().expect("our own").into_iter().map(|g| g.as_raw()).collect();
+        groups.sort_unstable();
+        own.sort_unstable();
+        assert_eq!(groups, own);
     }
 }

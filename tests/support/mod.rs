@@ -312,6 +312,19 @@ pub fn fd_count(pid: i32) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, |d| d.count())
 }
 
+/// What is open, in words: for a failure's message.
+pub fn fds(pid: i32) -> Vec<String> {
+    let dir = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    let mut all: Vec<String> = dir
+        .map(|e| {
+            let to = fs::read_link(e.path()).unwrap_or_default();
+            format!("{} {}", e.file_name().to_string_lossy(), to.display())
+        })
+        .collect();
+    all.sort();
+    all
+}
+
 /// Proportional set size in kB.
 pub fn pss_kb(pid: i32) -> u64 {
     let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
@@ -623,7 +636,8 @@ impl Hob {
     /// Waits until it runs and returns its pid.
     #[track_caller]
     pub fn running(&self, name: &str) -> i32 {
-        self.wait_state(name, "RUNNING").pid().expect("a running process has a pid")
+        let running = self.wait(name, "RUNNING", |p| p.state() == "RUNNING" && p.pid().is_some());
+        running.pid().expect("just seen")
     }
 
     /// Waits for another run than that of this pid.
