@@ -216,6 +216,10 @@ pub fn main() -> ! {
     if let Some(role) = by_name::role(&name) {
         std::process::exit(role(&name, args.collect()));
     }
+    if Path::new(&name).file_name().is_some_and(|name| name == "supervisord") {
+        let words: Vec<OsString> = args.collect();
+        std::process::exit(crate::supervisord::main(&name, &words, roles()));
+    }
     let mut args = args.peekable();
     if args.next_if(|word| word == launch::STUB).is_some() {
         std::process::exit(launch::exec_stub(args));
@@ -403,12 +407,8 @@ fn serve(source: Source, places: Places, settings: Settings, console: bool) -> R
         state_dir: settings.state_dir.clone(),
         log_dir: settings.log_dir.clone(),
         config: settings.files.clone(),
-        roles: Roles {
-            logger: |link| logger::run(link, io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none()),
-            probe: run_probe,
-            pidproxy: pidproxy::role,
-            logs: serve_logs,
-        },
+        roles: roles(),
+        supervisord: None,
         deployed: matches!(source, Source::Deployed),
         make_plan: Box::new(move |wanted, step, done| {
             // A reload sees what the settings say now; paths stay where the daemon has them.
@@ -433,6 +433,17 @@ fn serve(source: Source, places: Places, settings: Settings, console: bool) -> R
         }),
     };
     daemon::boot(options).map_err(|why| Failed { message: why.to_string(), status: 111 })
+}
+
+/// What the daemon's children are.
+fn roles() -> Roles {
+    Roles {
+        logger: |link| logger::run(link, io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none()),
+        probe: run_probe,
+        pidproxy: pidproxy::role,
+        logs: serve_logs,
+        tail: |socket, tail| drop(crate::control::serve_tail(socket, &tail)),
+    }
 }
 
 /// The socket in the file system that every command uses, and the one on the network if there is to be one.

@@ -15,6 +15,7 @@ mod plan;
 mod probe;
 mod release;
 mod supervisor;
+mod supervisord;
 #[allow(unsafe_code)]
 mod sys;
 mod wire;

@@ -21,6 +21,61 @@ pub struct Plan {
     pub exit_when: ExitWhen,
     /// Signals (by number) to pass on to processes when hob gets them: signal to process ids (`group:process`).
     pub relay_signals: BTreeMap<i32, Vec<String>>,
+    /// Set when the plan comes from a supervisord.conf: hob then keeps supervisord's rules.
+    pub supervisord: Option<Box<Supervisord>>,
+}
+
+/// What a supervisord.conf says beside its processes. There are no instances then.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Supervisord {
+    pub identifier: String,
+    /// By priority, then by name. The specs of the plan come in the same order, those of one group together.
+    pub groups: Vec<Group>,
+    /// The environment of every process, before it adds its own.
+    pub env: BTreeMap<String, String>,
+    pub servers: Vec<Server>,
+    /// Where automatic logs are made.
+    pub childlogdir: PathBuf,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Group {
+    pub name: String,
+    pub priority: i32,
+    /// Its processes are event listeners.
+    pub pool: Option<Pool>,
+}
+
+/// What an event listener subscribes to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pool {
+    /// Names of events; a general one means all below it.
+    pub events: Vec<String>,
+    /// Events that wait at most.
+    pub buffer_size: usize,
+}
+
+/// What only a supervisord.conf says about a process.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Program {
+    /// The order within its group when a person starts several.
+    pub priority: i32,
+    /// Why the command line cannot be split into words.
+    pub unparsable: Option<String>,
+    /// As written: `none` is for the configuration report.
+    pub directory: Option<String>,
+    pub serverurl: Option<String>,
+    pub redirect_stderr: bool,
+    /// Descriptor 0 is this listening socket, shared with the other processes of the section.
+    pub socket: Option<Socket>,
+}
+
+/// The socket of an `[fcgi-program:x]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Socket {
+    pub url: String,
+    pub address: Address,
+    pub backlog: Option<u32>,
 }
 
 /// Something that clients of the daemon connect to.
@@ -160,6 +215,7 @@ pub struct Spec {
     /// The daemonized server's pid file: the command is run under the built-in pidproxy.
     pub pidfile: Option<PathBuf>,
     pub log: LogSpec,
+    pub program: Option<Box<Program>>,
 }
 
 /// A command line as it was written, and what was understood of it.
@@ -210,11 +266,25 @@ pub struct Restart {
     pub startsecs: Duration,
     /// How many more tries follow a first one that failed; `None` never gives up.
     pub startretries: Option<u32>,
-    /// The first wait after a death within `startsecs`; doubles up to `delay_max`.
+    /// The first wait after a death within `startsecs`; grows up to `delay_max`.
     pub delay: Duration,
     pub delay_max: Duration,
+    #[serde(default)]
+    pub backoff: Backoff,
     /// Runs to its end once; what is `after` it waits for a good exit.
     pub oneshot: bool,
+}
+
+/// How the waits grow, and with it whose rules hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Backoff {
+    /// By twice, with a little chance.
+    #[default]
+    Doubling,
+    /// supervisord's: the n-th wait is n times `delay`, exactly. Every end within `startsecs` is a failed start, whatever
+    /// its code, and so is a program that is not there.
+    Linear,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -225,6 +295,19 @@ pub struct Stop {
     pub wait: Duration,
     /// How long a process is not ready before it gets its stop signal.
     pub drain: Duration,
+    #[serde(default)]
+    pub reach: Reach,
+}
+
+/// Whom the signals of a stop reach.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Reach {
+    /// The process group, and afterwards whatever is left of it anywhere.
+    #[default]
+    Everything,
+    /// supervisord's: the child alone, or its process group where that is said. What is left is left.
+    Child { stop_group: bool, kill_group: bool },
 }
 
 /// How a process tells that it is ready.
@@ -272,9 +355,10 @@ pub enum Ask {
 /// Where the output of a process goes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogSpec {
+    /// Empty: it is read and kept nowhere.
     pub path: PathBuf,
-    /// With `split_stderr`; otherwise both go to `path`, in order.
-    pub stderr_path: Option<PathBuf>,
+    /// For stderr, where it is apart; otherwise both go to `path`, in order.
+    pub stderr: Option<Box<LogSpec>>,
     /// Bytes in one file; 0 never rotates.
     pub max_bytes: u64,
     /// Rotated files kept: `path.1` is the newest.
@@ -289,6 +373,31 @@ pub struct LogSpec {
     pub console: bool,
     /// uid and gid that own the files.
     pub owner: Option<(u32, u32)>,
+    pub extras: Option<Box<LogExtras>>,
+}
+
+impl LogSpec {
+    /// The file, if there is one.
+    pub fn file(&self) -> Option<&std::path::Path> {
+        (!self.path.as_os_str().is_empty()).then_some(&self.path)
+    }
+}
+
+/// What only a supervisord.conf says about a log.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogExtras {
+    /// The path is made up when the process is added, and nobody but hob's user may read the file.
+    pub auto: bool,
+    /// What stands between the two tags leaves the log and becomes an event, of so many bytes at most. 0: never.
+    pub capture: u64,
+    /// Everything becomes an event, too.
+    pub events: bool,
+    /// Everything goes to syslog, too.
+    pub syslog: bool,
+    /// Colours and other escape sequences are taken out.
+    pub strip_ansi: bool,
+    /// Everything goes to the main log, too.
+    pub echo: bool,
 }
 
 /// What to do with output that the disk does not take.

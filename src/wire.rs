@@ -97,7 +97,7 @@ pub struct Info {
     pub uptime: f64,
     pub log_dir: String,
     pub state_dir: String,
-    /// `deployed` or `home`: what the plan comes from.
+    /// `deployed`, `home` or `supervisord`: what the plan comes from.
     pub source: String,
     pub socket: String,
     pub config: Vec<String>,

@@ -135,6 +135,21 @@ fn a_link_in_the_place_of_the_socket_leads_nowhere() {
 }
 
 #[test]
+fn a_lock_that_somebody_else_holds_on_the_folder_of_the_socket_holds_nothing_up() {
+    let home = Home::with("one: sleep 1000");
+    let folder = fs::File::open(home.dir.path()).expect("our own directory");
+    let lock = nix::fcntl::Flock::lock(folder, nix::fcntl::FlockArg::LockExclusive).map_err(|(_, e)| e).expect("free");
+    let hob = home.boot();
+    let pid = hob.running("one");
+    fs::remove_file(hob.home.beside("hob.sock")).expect("it is there");
+    hob.signal(Signal::SIGUSR2);
+    wait_for("an answer", || hob.get("/v1/info")["pid"].is_number().then_some(()));
+    assert_eq!(hob.running("one"), pid);
+    drop(lock);
+    hob.shutdown();
+}
+
+#[test]
 fn a_full_run_directory_is_a_clear_error() {
     if !need("root") {
         return;

@@ -25,4 +25,5 @@ mod soak;
 mod stop;
 mod supervise;
 mod supervisorctl;
+mod supervisord;
 mod systemd;

@@ -14,8 +14,8 @@ use super::settings::{DEFAULT_USER, Settings};
 use super::users::{NotFound, Users};
 use super::value::{Place, Problem, Problems, Warning, quoted};
 use crate::plan::{
-    Ask, Autorestart, Command, CommandKind, Health, Identity, Instance, Limits, LogSpec, Name, Plan, Port, Probe,
-    Ready, ReadyBy, Restart, Spec, Stop,
+    Ask, Autorestart, Backoff, Command, CommandKind, Health, Identity, Instance, Limits, LogSpec, Name, Plan, Port,
+    Probe, Reach, Ready, ReadyBy, Restart, Spec, Stop,
 };
 
 /// Makes the plan. Every port gets its number in `ports`, which the caller saves.
@@ -199,7 +199,13 @@ impl Maker<'_> {
             autostart: options.autostart,
             after,
             restart: restart(&options),
-            stop: Stop { signal: options.stopsignal, wait: options.stopwaitsecs, drain: options.drain },
+            stop: Stop {
+                signal: options.stopsignal,
+                wait: options.stopwaitsecs,
+                drain: options.drain,
+                reach: Reach::Everything,
+            },
+            program: None,
             ready,
             health,
             pidfile,
@@ -286,9 +292,9 @@ impl Maker<'_> {
     }
 
     fn log(&self, options: &ProcessOptions, name: &str, placement: &Placement, user: Option<&Identity>) -> LogSpec {
-        LogSpec {
+        let mut log = LogSpec {
             path: placement.log_dir.join(format!("{name}.log")),
-            stderr_path: options.split_stderr.then(|| placement.log_dir.join(format!("{name}_error.log"))),
+            stderr: None,
             max_bytes: options.logfile_maxbytes,
             backups: options.logfile_backups,
             max_total: options.logfile_max_total,
@@ -297,7 +303,13 @@ impl Maker<'_> {
             on_full: options.on_full,
             console: options.console.or(self.settings.console).unwrap_or(self.settings.console_auto),
             owner: user.map(|user| (user.uid, user.gid)),
+            extras: None,
+        };
+        if options.split_stderr {
+            let path = placement.log_dir.join(format!("{name}_error.log"));
+            log.stderr = Some(Box::new(LogSpec { path, ..log.clone() }));
         }
+        log
     }
 
     fn relays(&mut self, plan: &mut Plan) {
@@ -340,13 +352,14 @@ fn restart(options: &ProcessOptions) -> Restart {
         delay: options.restart_delay,
         delay_max: options.restart_delay_max.max(options.restart_delay),
         oneshot: options.oneshot,
+        backoff: Backoff::Doubling,
     }
 }
 
 /// Several instances may log into one directory: those that would share a file get their group in front.
 fn separate_logs(plan: &mut Plan) {
     let mut count: HashMap<PathBuf, usize> = HashMap::new();
-    let paths = |spec: &Spec| [Some(spec.log.path.clone()), spec.log.stderr_path.clone()];
+    let paths = |spec: &Spec| [Some(spec.log.path.clone()), spec.log.stderr.as_ref().map(|log| log.path.clone())];
     for path in plan.specs.iter().flat_map(paths).flatten() {
         *count.entry(path).or_default() += 1;
     }
@@ -358,9 +371,10 @@ fn separate_logs(plan: &mut Plan) {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             path.with_file_name(format!("{}.{name}", spec.name.group))
         };
-        let (path, stderr_path) = (apart(&spec.log.path), spec.log.stderr_path.as_ref().map(apart));
-        spec.log.path = path;
-        spec.log.stderr_path = stderr_path;
+        spec.log.path = apart(&spec.log.path);
+        if let Some(stderr) = &mut spec.log.stderr {
+            stderr.path = apart(&stderr.path);
+        }
     }
 }
 

@@ -83,7 +83,7 @@ fn a_scaled_service_becomes_one_instance_per_number() {
     assert_eq!(queue.command.line, "~/worker 'a b'");
     assert_eq!(plan.specs[2].command.kind, CommandKind::Simple);
     assert_eq!(queue.log.path, Path::new("/log/www.1/queue.log"));
-    assert_eq!(queue.log.stderr_path.as_deref(), Some(Path::new("/log/www.1/queue_error.log")));
+    assert_eq!(queue.log.stderr.as_ref().map(|log| log.path.as_path()), Some(Path::new("/log/www.1/queue_error.log")));
     assert_eq!(queue.profile.as_deref(), Some(Path::new("/homes/www.1/profile")));
     let by = ReadyBy::Probe(Probe { ask: Ask::Tcp("127.0.0.1:42803".to_owned()), timeout: Duration::from_secs(5) });
     assert_eq!(queue.ready, Some(Ready { by, within: Duration::from_secs(3) }));

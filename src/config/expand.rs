@@ -12,6 +12,20 @@ pub fn tilde(text: &str, home: &Path) -> PathBuf {
     }
 }
 
+/// Without `.` and `..`, by the text alone.
+pub fn clean(path: &Path) -> PathBuf {
+    let mut out = PathBuf::new();
+    for part in path.components() {
+        match part {
+            std::path::Component::ParentDir => {
+                out.pop();
+            }
+            part => out.push(part),
+        }
+    }
+    out
+}
+
 /// A path of an instance: variables, then `~`, and relative to its home.
 pub fn path(text: &str, home: &Path, env: &BTreeMap<String, String>) -> Result<PathBuf, String> {
     Ok(home.join(tilde(&variables(text, env)?, home)))

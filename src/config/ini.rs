@@ -4,8 +4,6 @@
 //! Our own parser, since no crate knows this dialect: continuation by indentation, comments only behind white space,
 //! section names as they stand, a default section, and all bad lines of a file told at once.
 
-#![allow(dead_code, reason = "the supervisord role uses the rest")]
-
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;

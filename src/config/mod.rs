@@ -1,5 +1,5 @@
 //! Text to plan: dotcloud.yml and hob.toml become one tree with positions, the option table reads it, and `assemble`
-//! makes the complete `Plan` of it.
+//! makes the complete `Plan` of it. A supervisord.conf has a dialect and types of its own and becomes the same plan.
 //!
 //! Errors come all at once, each with file, line, column and the likely fix. Nothing here runs in the daemon.
 
@@ -8,17 +8,24 @@ mod buildfile;
 mod command;
 mod environ;
 mod expand;
+mod flags;
 mod ini;
 mod kinds;
+mod lenient;
+mod lexer;
 #[cfg(test)]
 mod manual;
 mod options;
 mod percent;
 mod ports;
+mod program;
+#[cfg(test)]
+mod program_tests;
 mod read;
 mod search;
 mod settings;
 mod supervisorctl;
+mod supervisord;
 mod toml;
 mod users;
 mod value;
@@ -31,10 +38,12 @@ use crate::plan::Bind;
 pub use assemble::{plan, variables};
 pub use buildfile::{MAX_INSTANCES, Service, Stack, default_stack, stack};
 pub use environ::{Env, build_env, environment_files, own_env};
+pub use flags::{Flags, usage as supervisord_usage};
 pub use ports::Ports;
 pub use search::{find as find_supervisord_conf, places as supervisord_conf_places};
 pub use settings::{DEFAULT_USER, HomeMode, Overrides, Settings, settings};
 pub use supervisorctl::supervisorctl;
+pub use supervisord::{Conf, Level, Main, MainLog, Note, Setting, supervisord};
 pub use users::Users;
 pub use value::{Problems, Warning};
 
@@ -65,13 +74,29 @@ impl Placement {
     }
 }
 
-/// Everything that is wrong or odd in some files, by their names: `*.toml` are settings, the rest dotcloud.yml. A
+/// Everything that is wrong or odd in some files, by their names: `*.toml` are settings, `*.conf` and `*.ini` are
+/// supervisord's, the rest dotcloud.yml. A
 /// trial plan finds what shows only there, such as a user that does not exist.
 pub fn check(files: &[PathBuf], flags: &Overrides, own: &Env) -> (Problems, Vec<Warning>) {
     let mut problems = Problems::default();
     let mut warnings = Vec::new();
+    let (confs, files): (Vec<&PathBuf>, Vec<&PathBuf>) =
+        files.iter().partition(|file| file.extension().is_some_and(|e| e == "conf" || e == "ini"));
+    for file in &confs {
+        let flags = Flags::default();
+        let cwd = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
+        let root = crate::sys::process::effective_uid() == 0;
+        match supervisord(&Setting { file, flags: &flags, env: own, cwd: &cwd, root }) {
+            Ok(conf) => warnings.extend(conf.warnings),
+            Err(wrong) => problems.0.extend(wrong.0),
+        }
+    }
+    if !confs.is_empty() && files.is_empty() {
+        problems.sort();
+        return (problems, warnings);
+    }
     let (tomls, stacks): (Vec<&PathBuf>, Vec<&PathBuf>) =
-        files.iter().partition(|file| file.extension().is_some_and(|extension| extension == "toml"));
+        files.into_iter().partition(|file| file.extension().is_some_and(|extension| extension == "toml"));
     let mut loaded = None;
     for file in &tomls {
         let flags = Overrides { config: Some((*file).clone()), ..flags.clone() };

@@ -1,8 +1,6 @@
 //! `%(name)s` in the values of a supervisord.conf: Python's `%` formatting with named values
 //! (reference/supervisord.md §1.3). Pure text to text.
 
-#![allow(dead_code, reason = "the supervisord role uses the rest")]
-
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 

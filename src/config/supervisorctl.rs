@@ -55,17 +55,7 @@ pub fn supervisorctl(file: &Path, env: &Env) -> Result<CtlSection, String> {
 /// Absolute, without `.` and `..`, `~` expanded.
 fn path_of(text: &str, home: &Path) -> PathBuf {
     let path = super::expand::tilde(text, home);
-    let path = std::path::absolute(&path).unwrap_or(path);
-    let mut out = PathBuf::new();
-    for part in path.components() {
-        match part {
-            std::path::Component::ParentDir => {
-                out.pop();
-            }
-            part => out.push(part),
-        }
-    }
-    out
+    super::expand::clean(&std::path::absolute(&path).unwrap_or(path))
 }
 
 #[cfg(test)]

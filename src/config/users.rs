@@ -46,6 +46,11 @@ impl Users {
         Users { passwd: read("/etc/passwd"), group: read("/etc/group"), directory: true, known: HashMap::new() }
     }
 
+    /// A database without entries, to stand in while the real one is lent out.
+    pub fn none() -> Users {
+        Users { passwd: String::new(), group: String::new(), directory: false, known: HashMap::new() }
+    }
+
     #[cfg(test)]
     pub fn from_texts(passwd: &str, group: &str) -> Users {
         Users { passwd: passwd.to_owned(), group: group.to_owned(), directory: false, known: HashMap::new() }

@@ -225,8 +225,8 @@ pub fn logs(call: &mut Call<'_>) -> Handled {
     let mut files = Vec::new();
     for process in ids.iter().filter_map(|&id| supervisor.process(id)) {
         let (name, log) = (process.spec().name.to_string(), &process.spec().log);
-        files.extend(log.stderr_path.iter().map(|path| LogFile { name: name.clone(), path: path.clone() }));
-        files.push(LogFile { name, path: log.path.clone() });
+        let both = [log.stderr.as_deref(), Some(log)].into_iter().flatten().filter_map(plan::LogSpec::file);
+        files.extend(both.map(|path| LogFile { name: name.clone(), path: path.to_owned() }));
     }
     let mut dirs: Vec<PathBuf> = Vec::new();
     if files.is_empty() {
@@ -315,7 +315,7 @@ pub fn process_shown(process: &Process, host: &dyn Host) -> wire::Process {
         waits_for: supervisor.waits_for(process.id()).iter().map(ToString::to_string).collect(),
         survivors: process.survivors().iter().map(|s| format!("{} ({})", s.pid, s.command)).collect(),
         logfile: spec.log.path.display().to_string(),
-        stderr_logfile: spec.log.stderr_path.as_ref().map(|path| path.display().to_string()),
+        stderr_logfile: spec.log.stderr.as_ref().map(|log| log.path.display().to_string()),
         command: spec.command.line.clone(),
         troubles: host.troubles(process.id()),
     }

@@ -391,6 +391,21 @@ pub fn stream_head() -> Vec<u8> {
     out
 }
 
+/// As `stream_head`, for the bytes of a log. Proxies are asked not to gather them.
+pub fn tail_head(tell_proxies: bool) -> Vec<u8> {
+    let mut out = head(200, false, "text/plain;charset=utf-8");
+    // Nothing about the end of the connection: Python's client lets go of a socket that is to be closed.
+    if let Some(at) = out.windows(CLOSE.len()).position(|window| window == CLOSE) {
+        out.drain(at..at + CLOSE.len());
+    }
+    if tell_proxies {
+        out.extend_from_slice(b"X-Accel-Buffering: no\r\n");
+    }
+    out.extend_from_slice(b"Transfer-Encoding: chunked\r\n\r\n");
+    out
+}
+
+const CLOSE: &[u8] = b"Connection: close\r\n";
 pub const JSON: &str = "application/json";
 pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 pub const LAST_CHUNK: &[u8] = b"0\r\n\r\n";

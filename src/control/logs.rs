@@ -1,13 +1,20 @@
 //! `GET /v1/logs`: what to send, and the sending, which a child does, since reading a log may block.
 
-use std::io::{self, Write};
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::http;
-use crate::sys::socket_unix;
+use serde::{Deserialize, Serialize};
+
+use super::http::{self, Answer, Request};
+use super::rpc::{log_of, split};
+use super::{Host, api};
+use crate::supervisor::Process;
+use crate::sys::{poll, socket_unix};
 use crate::wire::LogLine;
 
 /// A client that takes nothing for this long is left.
@@ -41,6 +48,141 @@ pub fn serve_logs(
     socket_unix::end_with_peer(socket.as_fd())?;
     send_logs(socket, query, follow)
 }
+
+/// Which part of a file is wanted, in the words of supervisord's clients (reference/supervisord.md §3.7).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogPiece {
+    pub path: PathBuf,
+    pub offset: i64,
+    pub length: i64,
+    /// The end of the file and how large it is, in place of a part.
+    pub is_tail: bool,
+}
+
+/// What was there. Bytes that are no text are U+FFFD.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fetched {
+    pub text: String,
+    pub size: u64,
+    /// There is more than was asked for.
+    pub overflow: bool,
+    pub is_missing: bool,
+    pub error: Option<String>,
+}
+
+/// Reads a piece; for a child of the daemon, since reading may block.
+pub fn read_piece(piece: &LogPiece) -> Fetched {
+    try_read(piece).unwrap_or_else(|why| Fetched {
+        is_missing: why.kind() == io::ErrorKind::NotFound,
+        error: Some(socket_unix::reason(&why)),
+        ..Fetched::default()
+    })
+}
+
+fn try_read(piece: &LogPiece) -> io::Result<Fetched> {
+    let mut file = open(&piece.path)?;
+    let size = file.metadata()?.len();
+    let (offset, length) = (piece.offset, u64::try_from(piece.length).unwrap_or(0));
+    let (from, length, overflow) = if piece.is_tail {
+        let from = u64::try_from(offset).unwrap_or(0);
+        let overflow = size > from.saturating_add(length);
+        let from = if from >= size { size } else { size.saturating_sub(length) };
+        (from, length, overflow)
+    } else {
+        let from = u64::try_from(offset).unwrap_or_else(|_| size.saturating_sub(offset.unsigned_abs()));
+        (from, if length == 0 { u64::MAX } else { length }, false)
+    };
+    file.seek(SeekFrom::Start(from))?;
+    let mut bytes = Vec::new();
+    file.take(length.min(PIECE_MAX)).read_to_end(&mut bytes)?;
+    // A character that begins before the piece is not shown in part.
+    let cut = if from > 0 { bytes.iter().take(3).take_while(|&&b| b & 0xc0 == 0x80).count() } else { 0 };
+    Ok(Fetched { text: String::from_utf8_lossy(&bytes[cut..]).into_owned(), size, overflow, ..Fetched::default() })
+}
+
+/// A folder may hold anything: a FIFO must not hang us.
+fn open(path: &Path) -> io::Result<File> {
+    let file = std::fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("not a regular file")) }
+}
+
+/// A file that is followed byte by byte.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tail {
+    pub path: PathBuf,
+    pub is_main: bool,
+}
+
+/// What a request for a tail is about.
+pub fn tail_of(request: &Request, host: &dyn Host) -> Result<Tail, Answer> {
+    if request.method != "GET" {
+        return Err(api::failure(400, "only GET is possible here".into()));
+    }
+    let missing = |what: &str| api::failure(404, format!("no log of {}", what.chars().take(100).collect::<String>()));
+    if request.path.starts_with("/mainlogtail") {
+        let path = host.main_log().filter(|path| path.exists()).ok_or_else(|| missing("the daemon"))?;
+        return Ok(Tail { path, is_main: true });
+    }
+    let rest = request.path.strip_prefix("/logtail/").unwrap_or_default();
+    let (name, channel) = rest.split_once('/').unwrap_or((rest, "stdout"));
+    let (group, process) = split(name);
+    let is_it = |p: &&Process| p.spec().name.group == group && Some(p.spec().name.process.as_str()) == process;
+    let process = host.supervisor().processes().find(is_it).ok_or_else(|| missing(name))?;
+    let path = match channel {
+        "stdout" | "" => log_of(process, false),
+        "stderr" => log_of(process, true),
+        _ => None,
+    };
+    let path = path.filter(|path| path.exists()).ok_or_else(|| missing(rest))?;
+    Ok(Tail { path, is_main: false })
+}
+
+/// For a child of the daemon: the last bytes of a file, then whatever is added, until the client leaves. Goes with the
+/// file when it is rotated.
+pub fn serve_tail(socket: OwnedFd, tail: &Tail) -> io::Result<()> {
+    let mut stream = UnixStream::from(socket);
+    stream.set_nonblocking(false)?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.write_all(&http::tail_head(!tail.is_main))?;
+    let mut file = open(&tail.path)?;
+    let mut at = file.seek(SeekFrom::End(0))?.saturating_sub(TAIL_FIRST);
+    let mut out = Vec::new();
+    let mut block = vec![0; 64 << 10];
+    loop {
+        let meta = file.metadata()?;
+        if meta.len() < at {
+            at = 0;
+            http::put_chunk(&mut out, b"==> File truncated <==\n");
+        }
+        file.seek(SeekFrom::Start(at))?;
+        loop {
+            let length = file.read(&mut block)?;
+            at += length as u64;
+            http::put_chunk(&mut out, &block[..length]);
+            stream.write_all(&out)?;
+            out.clear();
+            if length == 0 {
+                break;
+            }
+        }
+        if let Ok(next) = open(&tail.path)
+            && next.metadata()?.ino() != meta.ino()
+        {
+            (file, at) = (next, 0);
+            continue;
+        }
+        // supervisorctl sends an empty line more than it has to. What a client says now means nothing; its end does.
+        if poll::readable(&[stream.as_fd()], Some(TAIL_EVERY))?[0] && stream.read(&mut block)? == 0 {
+            return Ok(());
+        }
+    }
+}
+
+/// More of a log than this is not sent in one answer.
+const PIECE_MAX: u64 = 8 << 20;
+/// What a follower gets to begin with.
+const TAIL_FIRST: u64 = 1024;
+const TAIL_EVERY: Duration = Duration::from_millis(100);
 
 /// Takes the name of a log and one line of it.
 pub type Show<'a> = dyn FnMut(&str, &[u8]) -> io::Result<()> + 'a;

@@ -10,12 +10,15 @@ mod auth;
 mod connection;
 mod door;
 mod events;
+mod exchange;
 mod guard;
 mod http;
 mod logs;
 mod metrics;
 mod names;
 mod routes;
+mod rpc;
+mod rpc_info;
 #[cfg(test)]
 mod tests;
 mod waiters;
@@ -23,6 +26,7 @@ mod waiters;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use mio::{Interest, Registry, Token};
@@ -31,15 +35,18 @@ use self::api::{Call, Reply};
 use self::connection::{Connection, Doing, Step};
 use self::door::{Door, Stream, Visitor};
 use self::events::Ring;
+use self::exchange::Exchange;
 use self::http::{Answer, Request};
 use self::waiters::{Client, Finished, Waiters};
-use crate::plan::Server;
+use crate::plan::{Plan, Server};
 use crate::supervisor::Supervisor;
 use crate::supervisor::event::{Change, Event, ProcessId, Run, Time};
 use crate::sys::socket_unix;
 use crate::{sys, wire};
 
-pub use self::logs::{LogQuery, serve_logs};
+pub use self::rpc::VERSION as SUPERVISOR_VERSION;
+
+pub use self::logs::{Fetched, LogPiece, LogQuery, Tail, read_piece, serve_logs, serve_tail};
 
 /// Listening sockets at most; their tokens come first.
 const MAX_DOORS: usize = 64;
@@ -71,11 +78,61 @@ pub trait Host {
     /// Somebody who may block takes the connection over: `serve_logs`.
     fn stream_logs(&mut self, socket: OwnedFd, query: LogQuery);
     fn shutdown(&mut self);
+
+    // What only supervisord's clients ask for.
+
+    /// Makes the supervisor decide about what it was told so far; what it wants done is still done later.
+    fn settle(&mut self);
+    fn identification(&self) -> String;
+    /// It stops, or starts anew.
+    fn is_ending(&self) -> bool;
+    /// What a supervisord.conf said when it was last read; nothing if there is none.
+    fn configured(&self) -> Option<&Plan>;
+    fn add_group(&mut self, name: &str) -> Result<(), GroupError>;
+    fn remove_group(&mut self, name: &str) -> Result<(), GroupError>;
+    /// Reads the configuration and tells what is different; `Control::ticket_done` follows. So with the next four.
+    fn reread(&mut self, ticket: Ticket);
+    fn restart(&mut self, ticket: Ticket);
+    fn clear_logs(&mut self, ids: &[ProcessId], main: bool, ticket: Ticket);
+    fn fetch(&mut self, ticket: Ticket, piece: LogPiece);
+    /// Whether its command can be started; if not, whether it is not there at all, and why.
+    fn look_up(&self, id: ProcessId) -> Result<(), (bool, String)>;
+    /// Why the last start could not be made.
+    fn spawn_error(&self, id: ProcessId) -> Option<String>;
+    fn send_stdin(&mut self, id: ProcessId, bytes: &[u8]) -> io::Result<()>;
+    fn remote_event(&mut self, kind: &str, data: &str);
+    /// Has the logger write what was said so far, also about what is still to be done; `Control::ticket_done` follows.
+    /// False if that is not needed, unless something was done.
+    fn sync_log(&mut self, ticket: Ticket, has_acted: bool) -> bool;
+    /// The file of the daemon's own log.
+    fn main_log(&self) -> Option<PathBuf>;
+    /// Somebody who may block takes the connection over: `serve_tail`.
+    fn follow_log(&mut self, socket: OwnedFd, tail: Tail);
 }
 
-/// One asked-for reload.
+/// Why a group cannot be added or removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GroupError {
+    Unknown,
+    AlreadyAdded,
+    StillRunning,
+}
+
+/// What something that was asked for with a ticket has come to.
+#[derive(Clone, Debug)]
+pub enum Done {
+    /// Names of groups: new, changed, gone.
+    Reread(Result<[Vec<String>; 3], String>),
+    Restart(Result<(), String>),
+    /// The error, if there was one.
+    Cleared(Option<String>),
+    Fetched(Fetched),
+    Synced,
+}
+
+/// Something asked for that takes a while: a reload, a piece of a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Ticket(u64);
+pub struct Ticket(pub u64);
 
 pub struct Control {
     doors: Vec<Door>,
@@ -93,6 +150,8 @@ pub struct Control {
     again: BTreeSet<usize>,
     waiters: Waiters,
     tickets: BTreeMap<Ticket, Client>,
+    /// XML-RPC requests that are not answered yet.
+    exchanges: BTreeMap<Client, Exchange>,
     next_ticket: u64,
     /// Those who asked for the shutdown and want to hear that it is done.
     mourners: Vec<Client>,
@@ -119,6 +178,7 @@ impl Control {
             again: BTreeSet::new(),
             waiters: Waiters::default(),
             tickets: BTreeMap::new(),
+            exchanges: BTreeMap::new(),
             next_ticket: 0,
             mourners: Vec::new(),
             ring: Ring::default(),
@@ -167,12 +227,17 @@ impl Control {
         self.ring.push(line);
         let finished = self.waiters.changed(change.id, host.supervisor(), now);
         self.tell(finished, host);
+        let waiting = self.exchanges.iter().filter(|(_, exchange)| exchange.waits_for_processes());
+        for client in waiting.map(|(client, _)| *client).collect::<Vec<_>>() {
+            self.go_on(client, host);
+        }
     }
 
     pub fn next_deadline(&self) -> Option<Time> {
         let at_once = (!self.again.is_empty()).then(Time::default);
         let clients = self.clients.iter().flatten().filter_map(Connection::deadline).min();
-        [at_once, clients, self.waiters.next_deadline(), self.accept_again_at].into_iter().flatten().min()
+        let exchanges = self.exchanges.values().filter_map(Exchange::deadline).min();
+        [at_once, clients, exchanges, self.waiters.next_deadline(), self.accept_again_at].into_iter().flatten().min()
     }
 
     pub fn handle_timeout(&mut self, now: Time, host: &mut dyn Host) {
@@ -194,6 +259,55 @@ impl Control {
         }
         let finished = self.waiters.handle_timeout(host.supervisor(), now);
         self.tell(finished, host);
+        let due = self.exchanges.iter().filter(|(_, exchange)| exchange.deadline().is_some_and(|at| at <= now));
+        for client in due.map(|(client, _)| *client).collect::<Vec<_>>() {
+            self.go_on(client, host);
+        }
+    }
+
+    /// Something that an XML-RPC method asked for is done.
+    pub fn ticket_done(&mut self, ticket: Ticket, done: &Done, host: &mut dyn Host) {
+        let owner =
+            self.exchanges.iter_mut().find_map(|(c, exchange)| exchange.ticket_done(ticket, done).then_some(*c));
+        if let Some(client) = owner {
+            self.go_on(client, host);
+        }
+    }
+
+    /// Carries on with an XML-RPC request, and answers it once that is possible.
+    fn go_on(&mut self, client: Client, host: &mut dyn Host) {
+        let Some(mut exchange) = self.exchanges.remove(&client) else { return };
+        exchange.step(host, &mut self.next_ticket);
+        match exchange.answer(host, &mut self.next_ticket) {
+            Some(answer) => self.answer(client, &answer, host),
+            None => drop(self.exchanges.insert(client, exchange)),
+        }
+    }
+
+    /// Listens on other sockets from now on, where they are others. What cannot be opened is told and left out.
+    pub fn set_servers(&mut self, servers: &[Server]) {
+        let Some(registry) = &self.registry else { return };
+        let mut before = std::mem::take(&mut self.doors);
+        for server in servers.iter().take(MAX_DOORS) {
+            let kept = before.iter().position(|door| door.server == *server).map(|at| before.swap_remove(at));
+            match kept.map_or_else(|| Door::open(server), Ok) {
+                Ok(door) => self.doors.push(door),
+                Err(why) => log::error!("{why}"),
+            }
+        }
+        for door in &mut before {
+            door.deregister(registry);
+            if let Some(file) = door.own_file() {
+                let _ = std::fs::remove_file(file);
+            }
+        }
+        for (nth, door) in self.doors.iter_mut().enumerate() {
+            door.deregister(registry);
+            if let Err(why) = door.register(registry, Token(self.first_token + nth)) {
+                log::error!("cannot listen for {}: {}", door.server.name, socket_unix::reason(&why));
+            }
+        }
+        self.reserve = self.doors.first().and_then(Door::spare);
     }
 
     /// What the reload that this ticket was given for has come to: what changed, or every error.
@@ -356,6 +470,12 @@ impl Control {
         if let Some(Err(refusal)) = guarded {
             return client.answer(&refusal, now);
         }
+        if request.path.starts_with("/RPC2") {
+            return self.handle_rpc(id, request, host);
+        }
+        if request.path.starts_with("/logtail") || request.path.starts_with("/mainlogtail") {
+            return self.handle_tail(id, request, host);
+        }
         let reply = routes::find(request, client.visitor, self.own_uid)
             .and_then(|(route, name)| (route.handler)(&mut Call { host, request, name, ring: &self.ring }));
         match reply {
@@ -382,13 +502,64 @@ impl Control {
         }
     }
 
-    fn hand_over(&mut self, slot: usize, query: LogQuery, host: &mut dyn Host) {
-        let Some(mut client) = self.clients.get_mut(slot).and_then(Option::take) else { return };
+    fn handle_rpc(&mut self, client: Client, request: &Request, host: &mut dyn Host) {
+        let refusal = if request.method != "POST" {
+            Some((400, "XML-RPC is spoken with POST"))
+        } else if request.header("content-length").is_none() {
+            Some((411, "the length of the call is missing"))
+        } else if request.header("origin").is_some() && !is_xml(request) {
+            // A page of another site can send plain text, but not XML without being asked first.
+            Some((415, "from a page of the web only text/xml is taken"))
+        } else {
+            None
+        };
+        if let Some((status, why)) = refusal {
+            return self.answer_now(client, &api::failure(status, why.into()), host);
+        }
+        match Exchange::new(&request.body) {
+            Err(why) => self.answer_now(client, &api::failure(400, format!("not an XML-RPC call: {why}")), host),
+            Ok(mut exchange) => {
+                exchange.step(host, &mut self.next_ticket);
+                match exchange.answer(host, &mut self.next_ticket) {
+                    Some(answer) => self.answer_now(client, &answer, host),
+                    None => drop(self.exchanges.insert(client, exchange)),
+                }
+            }
+        }
+    }
+
+    /// `/logtail/NAME`, `/logtail/NAME/stderr`, `/mainlogtail`.
+    fn handle_tail(&mut self, client: Client, request: &Request, host: &mut dyn Host) {
+        match logs::tail_of(request, host) {
+            Err(answer) => self.answer_now(client, &answer, host),
+            Ok(tail) => {
+                let Some(socket) = self.take_over(client.slot) else { return };
+                host.follow_log(socket, tail);
+            }
+        }
+    }
+
+    fn answer_now(&mut self, client: Client, answer: &Answer, host: &mut dyn Host) {
+        let now = host.now();
+        if let Some(connection) = self.client(client) {
+            connection.answer(answer, now);
+        }
+    }
+
+    /// The socket of a client that somebody else serves from now on.
+    fn take_over(&mut self, slot: usize) -> Option<OwnedFd> {
+        let mut client = self.clients.get_mut(slot).and_then(Option::take)?;
         // A forked child keeps the socket open, so closing ours would not end its registration.
         if let Some(registry) = &self.registry {
             let _ = registry.deregister(client.stream());
         }
-        host.stream_logs(client.into_fd(), query);
+        Some(client.into_fd())
+    }
+
+    fn hand_over(&mut self, slot: usize, query: LogQuery, host: &mut dyn Host) {
+        if let Some(socket) = self.take_over(slot) {
+            host.stream_logs(socket, query);
+        }
     }
 
     fn tell(&mut self, finished: Vec<Finished>, host: &mut dyn Host) {
@@ -413,6 +584,7 @@ impl Control {
         let Some(mut connection) = self.clients.get_mut(slot).and_then(Option::take) else { return };
         let client = Client { slot, serial: connection.serial };
         self.waiters.forget(client);
+        self.exchanges.remove(&client);
         self.tickets.retain(|_, waiting| *waiting != client);
         self.mourners.retain(|waiting| *waiting != client);
         self.again.remove(&slot);
@@ -424,6 +596,13 @@ impl Control {
             self.clients.pop();
         }
     }
+}
+
+/// What XML-RPC clients say they send.
+fn is_xml(request: &Request) -> bool {
+    let content = request.header("content-type").unwrap_or_default();
+    let kind = content.split(';').next().unwrap_or_default().trim();
+    kind.eq_ignore_ascii_case("text/xml") || kind.eq_ignore_ascii_case("application/xml")
 }
 
 /// There is no descriptor or memory for one more client.

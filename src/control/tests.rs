@@ -22,6 +22,7 @@ struct FakeHost {
     tickets: Vec<Ticket>,
     log_queries: Vec<LogQuery>,
     shutdowns: usize,
+    decided: Vec<Action>,
 }
 
 impl Host for FakeHost {
@@ -67,6 +68,55 @@ impl Host for FakeHost {
     fn shutdown(&mut self) {
         self.shutdowns += 1;
     }
+    fn settle(&mut self) {
+        while let Some(action) = self.supervisor.poll_action() {
+            self.decided.push(action);
+        }
+    }
+    fn identification(&self) -> String {
+        "supervisor".into()
+    }
+    fn is_ending(&self) -> bool {
+        self.supervisor.is_shutting_down()
+    }
+    fn configured(&self) -> Option<&Plan> {
+        None
+    }
+    fn add_group(&mut self, _name: &str) -> Result<(), GroupError> {
+        Err(GroupError::AlreadyAdded)
+    }
+    fn remove_group(&mut self, _name: &str) -> Result<(), GroupError> {
+        Err(GroupError::StillRunning)
+    }
+    fn reread(&mut self, ticket: Ticket) {
+        self.tickets.push(ticket);
+    }
+    fn restart(&mut self, ticket: Ticket) {
+        self.tickets.push(ticket);
+    }
+    fn clear_logs(&mut self, _ids: &[ProcessId], _main: bool, ticket: Ticket) {
+        self.tickets.push(ticket);
+    }
+    fn fetch(&mut self, ticket: Ticket, _piece: LogPiece) {
+        self.tickets.push(ticket);
+    }
+    fn look_up(&self, _id: ProcessId) -> Result<(), (bool, String)> {
+        Ok(())
+    }
+    fn spawn_error(&self, _id: ProcessId) -> Option<String> {
+        None
+    }
+    fn send_stdin(&mut self, _id: ProcessId, _bytes: &[u8]) -> io::Result<()> {
+        Err(io::ErrorKind::NotFound.into())
+    }
+    fn remote_event(&mut self, _kind: &str, _data: &str) {}
+    fn sync_log(&mut self, _ticket: Ticket, _has_acted: bool) -> bool {
+        false
+    }
+    fn main_log(&self) -> Option<PathBuf> {
+        None
+    }
+    fn follow_log(&mut self, _socket: OwnedFd, _tail: Tail) {}
 }
 
 struct Bench {
@@ -99,14 +149,17 @@ fn spec(group: &str, process: &str) -> Spec {
             delay: Duration::from_secs(1),
             delay_max: Duration::from_secs(60),
             oneshot: false,
+            backoff: Backoff::Doubling,
         },
-        stop: Stop { signal: 15, wait: Duration::from_secs(10), drain: Duration::ZERO },
+        stop: Stop { signal: 15, wait: Duration::from_secs(10), drain: Duration::ZERO, reach: Reach::Everything },
+        program: None,
         ready: None,
         health: None,
         pidfile: None,
         log: LogSpec {
             path: format!("/l/{process}.log").into(),
-            stderr_path: None,
+            stderr: None,
+            extras: None,
             max_bytes: 0,
             backups: 0,
             max_total: 0,
@@ -152,6 +205,7 @@ impl Bench {
             tickets: Vec::new(),
             log_queries: Vec::new(),
             shutdowns: 0,
+            decided: Vec::new(),
         };
         let mut bench = Bench { control, host, poll, path, runs: BTreeMap::new(), _dir: dir };
         let plan = Plan { instances: vec![instance("web")], specs, ..Plan::default() };
@@ -166,7 +220,9 @@ impl Bench {
 
     /// What the daemon does between two looks at its descriptors.
     fn act(&mut self) {
-        while let Some(action) = self.host.supervisor.poll_action() {
+        loop {
+            let early = (!self.host.decided.is_empty()).then(|| self.host.decided.remove(0));
+            let Some(action) = early.or_else(|| self.host.supervisor.poll_action()) else { break };
             match action {
                 Action::Spawn(run) => {
                     let process = self.host.supervisor.process(run.job.process()).expect("is in the table");
@@ -573,6 +629,7 @@ fn a_follower_that_does_not_read_is_told_and_left_and_costs_a_bounded_amount() {
         at: bench.host.now,
         why: "x".repeat(1000),
         exit: None,
+        tries: 0,
     };
     for _ in 0..5000 {
         bench.control.changed(&change, &mut bench.host);

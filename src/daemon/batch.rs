@@ -110,7 +110,7 @@ fn make(
     };
     let (stdout, stderr) = (low(launch.stdout, 6)?, low(launch.stderr, 7)?);
     let launch = Launch {
-        null: common.null.as_fd(),
+        stdin: common.null.as_fd(),
         reports: &common.reports,
         exe: common.exe.as_fd(),
         stdout: stdout.as_fd(),
@@ -131,7 +131,7 @@ impl Common {
     fn of(launch: &Launch<'_>) -> io::Result<Common> {
         // Copies first: one of them may stand where another has to go.
         let lift = sys::process::lift_fd;
-        let (null, reports, exe) = (lift(launch.null)?, lift(launch.reports.as_fd())?, lift(launch.exe)?);
+        let (null, reports, exe) = (lift(launch.stdin)?, lift(launch.reports.as_fd())?, lift(launch.exe)?);
         Ok(Common { null: low(null.as_fd(), 3)?, reports: low(reports.as_fd(), 4)?.into(), exe: low(exe.as_fd(), 5)? })
     }
 }

@@ -38,7 +38,7 @@ pub struct Children {
 pub enum Reaped {
     Run(Run, Exit),
     /// Not one of the supervisor's: a helper of hob, or an orphan.
-    Other(Pid),
+    Other(Pid, Ended),
 }
 
 impl Children {
@@ -96,7 +96,7 @@ impl Children {
                 Err(why) => self.not_made.push((run, why)),
             }
             for (_, signal) in self.owed.extract_if(.., |owed| owed.0 == run).collect::<Vec<_>>() {
-                let _ = self.signal(run, signal);
+                let _ = self.signal(run, signal, true);
             }
         }
     }
@@ -125,9 +125,9 @@ impl Children {
         self.runs.contains_key(&pid) || self.batches.iter().any(|batch| batch.launcher == pid)
     }
 
-    /// Signals the process group of a run, as soon as there is one. Its leader is a child that has not been reaped, so
-    /// the number is its own.
-    pub fn signal(&mut self, run: Run, signal: i32) -> io::Result<()> {
+    /// Signals the process group of a run, as soon as there is one, or its leader alone: a child that has not been
+    /// reaped, so the number is its own.
+    pub fn signal(&mut self, run: Run, signal: i32, whole_group: bool) -> io::Result<()> {
         let Some(pid) = self.pid(run) else {
             if self.batches.iter().any(|batch| batch.rest().contains(&run)) {
                 self.owed.push((run, signal));
@@ -135,6 +135,9 @@ impl Children {
             }
             return Err(Errno::ESRCH.into());
         };
+        if !whole_group {
+            return process::kill(pid, signal);
+        }
         match process::kill_group(pid, signal) {
             // Between fork and setsid there is no group yet, only the child.
             Err(why) if why.raw_os_error() == Some(Errno::ESRCH as i32) => process::kill(pid, signal),
@@ -155,7 +158,7 @@ impl Children {
                 self.not_made.extend(batch.rest().iter().map(|run| (*run, Errno::EAGAIN.into())));
                 self.owed.retain(|(run, _)| !batch.rest().contains(run));
             }
-            return Some(Reaped::Other(pid));
+            return Some(Reaped::Other(pid, ended));
         };
         self.pids.remove(&run);
         // Its sender is dead, so a report of a failed start is complete and waiting.

@@ -54,7 +54,7 @@ pub struct Launch<'a> {
     pub extra_env: Vec<(String, String)>,
     pub stdout: BorrowedFd<'a>,
     pub stderr: BorrowedFd<'a>,
-    pub null: BorrowedFd<'a>,
+    pub stdin: BorrowedFd<'a>,
     pub reports: &'a UnixDatagram,
     /// hob's own executable, opened: its path may be closed to the user the child becomes.
     pub exe: BorrowedFd<'a>,
@@ -88,6 +88,12 @@ impl Launch<'_> {
         match outcome {
             Ok(status) => status,
             Err(Failure { stage, errno }) => {
+                if self.spec.program.is_some() {
+                    // Where supervisord's users look for it: in the program's own log.
+                    let why =
+                        format!("supervisor: couldn't {stage}: {errno:?}\nsupervisor: child process was not spawned\n");
+                    let _ = io::Write::write_all(&mut io::stderr(), why.as_bytes());
+                }
                 Report::Failed { run: self.run, stage: stage.into(), errno: errno as i32 }.send(self.reports);
                 127
             }
@@ -96,7 +102,7 @@ impl Launch<'_> {
 
     fn try_exec(&self) -> Result<i32, Failure> {
         sys::process::new_session().stage("setsid")?;
-        for (fd, number) in [(self.null, 0), (self.stdout, 1), (self.stderr, 2)] {
+        for (fd, number) in [(self.stdin, 0), (self.stdout, 1), (self.stderr, 2)] {
             sys::process::place_fd(fd, number).stage("descriptors")?;
         }
         sys::limits::set_umask(self.spec.umask.unwrap_or(0o022));

@@ -15,7 +15,7 @@ use std::time::Duration;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 
-use crate::logger::protocol::{FromLogger, LogId, ToLogger};
+use crate::logger::protocol::{FROM_LOGGER_MAX, FromLogger, LogId, MAIN, Said, ToLogger};
 use crate::plan::{LogSpec, Spec};
 use crate::supervisor::event::{ProcessId, Time};
 use crate::sys;
@@ -30,6 +30,17 @@ pub struct Logs {
     restart_at: Option<Time>,
     finishing: bool,
     role: fn(OwnedFd) -> i32,
+    /// What was heard and is not ours to deal with.
+    news: Vec<News>,
+    /// The text of an event that has not come whole yet.
+    parts: HashMap<(LogId, Said), String>,
+}
+
+/// From the logger, for the rest of the daemon.
+pub enum News {
+    Synced { ticket: u64 },
+    Cleared { ticket: u64, error: Option<String> },
+    Said { process: ProcessId, stderr: bool, what: Said, text: String },
 }
 
 struct Pipe {
@@ -55,12 +66,54 @@ impl Logs {
         Logs {
             pipes: HashMap::new(),
             of: HashMap::new(),
-            next: 1,
+            next: MAIN.0 + 1,
             logger: None,
             restart_at: None,
             finishing: false,
             role,
+            news: Vec::new(),
+            parts: HashMap::new(),
         }
+    }
+
+    /// Makes the pipe of the daemon's own log; what is written into its other end is in the file soon.
+    pub fn add_main(&mut self, spec: LogSpec) -> io::Result<OwnedFd> {
+        let (rx, tx) = io::pipe()?;
+        let (rx, tx): (OwnedFd, OwnedFd) = (rx.into(), tx.into());
+        sys::fd::set_nonblocking(&tx)?;
+        let ours = tx.try_clone()?;
+        let pipe = Pipe { label: "supervisord".into(), spec, stderr: false, rx, tx: Some(tx), inode: 0, trouble: None };
+        let open = pipe.open(MAIN);
+        self.pipes.insert(MAIN, pipe);
+        self.tell(open, Some(MAIN));
+        self.flush();
+        Ok(ours)
+    }
+
+    /// The program starts: its files are to be there.
+    pub fn touch(&mut self, id: ProcessId) {
+        for log in self.of.get(&id).cloned().unwrap_or_default() {
+            self.tell(ToLogger::Touch { id: log }, None);
+        }
+        self.flush();
+    }
+
+    /// Has the main log written; `News::Synced` follows.
+    pub fn sync(&mut self, ticket: u64) {
+        self.tell(ToLogger::Sync { ticket }, None);
+        self.flush();
+    }
+
+    /// Empties the files of some processes, or the main log; `News::Cleared` follows.
+    pub fn clear(&mut self, processes: &[ProcessId], main: bool, ticket: u64) {
+        let mut ids: Vec<LogId> = processes.iter().filter_map(|id| self.of.get(id)).flatten().copied().collect();
+        ids.extend(main.then_some(MAIN));
+        self.tell(ToLogger::Clear { ids, ticket }, None);
+        self.flush();
+    }
+
+    pub fn take_news(&mut self) -> Vec<News> {
+        std::mem::take(&mut self.news)
     }
 
     /// Starts a logger and hands it every pipe there is.
@@ -93,16 +146,16 @@ impl Logs {
 
     /// Makes the pipes of a process and tells the logger.
     pub fn add(&mut self, id: ProcessId, spec: &Spec) -> io::Result<()> {
-        let mut logs = vec![self.make(spec, false)?];
-        if spec.log.stderr_path.is_some() {
-            logs.push(self.make(spec, true)?);
+        let mut logs = vec![self.make(spec, &spec.log, false)?];
+        if let Some(stderr) = &spec.log.stderr {
+            logs.push(self.make(spec, stderr, true)?);
         }
         self.of.insert(id, logs);
         self.flush();
         Ok(())
     }
 
-    fn make(&mut self, spec: &Spec, stderr: bool) -> io::Result<LogId> {
+    fn make(&mut self, spec: &Spec, log: &LogSpec, stderr: bool) -> io::Result<LogId> {
         let (rx, tx) = io::pipe()?;
         let (rx, tx): (OwnedFd, OwnedFd) = (rx.into(), tx.into());
         let inode = File::from(rx.try_clone()?).metadata()?.ino();
@@ -112,8 +165,9 @@ impl Logs {
         }
         let id = LogId(self.next);
         self.next += 1;
-        let label = spec.name.to_string();
-        let pipe = Pipe { label, spec: spec.log.clone(), stderr, rx, tx: Some(tx), inode, trouble: None };
+        // supervisord knows a process by its own name in the places where a label shows.
+        let label = if spec.program.is_some() { spec.name.process.clone() } else { spec.name.to_string() };
+        let pipe = Pipe { label, spec: log.clone(), stderr, rx, tx: Some(tx), inode, trouble: None };
         let open = pipe.open(id);
         self.pipes.insert(id, pipe);
         self.tell(open, Some(id));
@@ -124,14 +178,18 @@ impl Logs {
     pub fn update(&mut self, id: ProcessId, spec: &Spec) -> io::Result<()> {
         let logs = self.of.get(&id).cloned().unwrap_or_default();
         let has_two = logs.len() > 1;
-        if has_two != spec.log.stderr_path.is_some() {
+        if has_two != spec.log.stderr.is_some() {
             self.remove(id);
             return self.add(id, spec);
         }
         for log in logs {
             let Some(pipe) = self.pipes.get_mut(&log) else { continue };
-            if pipe.spec != spec.log {
-                pipe.spec = spec.log.clone();
+            let wanted = match &spec.log.stderr {
+                Some(stderr) if pipe.stderr => stderr,
+                _ => &spec.log,
+            };
+            if pipe.spec != *wanted {
+                pipe.spec = wanted.clone();
                 let update = ToLogger::Update { id: log, label: pipe.label.clone(), spec: pipe.spec.clone() };
                 self.tell(update, None);
             }
@@ -170,6 +228,11 @@ impl Logs {
         self.flush();
     }
 
+    /// The log pipe of a stream that somebody else reads first.
+    pub fn stdout(&self, id: ProcessId) -> Option<BorrowedFd<'_>> {
+        self.ends(id).map(|(stdout, _)| stdout)
+    }
+
     /// Ends every pipe. The logger exits when all is written, at the latest after `FINISH_WITHIN`.
     pub fn finish(&mut self) {
         self.finishing = true;
@@ -184,7 +247,7 @@ impl Logs {
     pub fn ready(&mut self) {
         self.flush();
         let Some(logger) = &self.logger else { return };
-        let mut text = vec![0; 8192];
+        let mut text = vec![0; FROM_LOGGER_MAX];
         let mut heard = Vec::new();
         while let Ok((length, _)) = sys::socket::recv(logger.link.as_fd(), &mut text) {
             if length == 0 {
@@ -206,6 +269,19 @@ impl Logs {
                 if let Some(pipe) = self.pipes.get_mut(&id) {
                     log::error!("{}: {error}", pipe.label);
                     pipe.trouble = Some(error);
+                }
+            }
+            FromLogger::Synced { ticket } => self.news.push(News::Synced { ticket }),
+            FromLogger::Cleared { ticket, error } => self.news.push(News::Cleared { ticket, error }),
+            FromLogger::Said { id, what, text, last } => {
+                let whole = self.parts.entry((id, what)).or_default();
+                whole.push_str(&text);
+                if last
+                    && let Some(text) = self.parts.remove(&(id, what))
+                    && let Some((&process, _)) = self.of.iter().find(|(_, logs)| logs.contains(&id))
+                {
+                    let stderr = self.pipes.get(&id).is_some_and(|pipe| pipe.stderr);
+                    self.news.push(News::Said { process, stderr, what, text });
                 }
             }
             FromLogger::Recovered { id, dropped_bytes } => {

@@ -7,17 +7,21 @@
 
 mod batch;
 mod children;
+mod conductor;
 pub mod launch;
 mod leftovers;
 mod logs;
+mod lookup;
+pub mod mainlog;
 mod manager;
 mod marks;
 pub mod messages;
 mod oom;
 mod planner;
 mod readiness;
+mod stdio;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -28,19 +32,21 @@ use mio::{Events, Interest, Poll, Token};
 use signal_hook::consts::signal::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
 use signal_hook_mio::v1_0::Signals;
 
+pub use self::conductor::Given;
 pub use self::planner::{MakePlan, Refusal, Wanted};
 
 use self::children::{Children, Reaped};
+use self::conductor::{Conductor, INPUTS, SPEAKERS};
 use self::launch::{Launch, Report};
 use self::logs::{FINISH_WITHIN, Logs};
 use self::manager::Manager;
 use self::marks::{Marks, Owner};
 use self::planner::Planner;
 use self::readiness::Readiness;
-use crate::control::{Control, Host, LogQuery, Ticket};
-use crate::plan::{Ask, Instance, Probe, ReadyBy, Server};
+use crate::control::{Control, GroupError, Host, LogPiece, LogQuery, Tail, Ticket};
+use crate::plan::{Ask, Instance, Plan, Probe, Reach, ReadyBy, Server};
 use crate::supervisor::Supervisor;
-use crate::supervisor::event::{Action, Change, Event, Exit, Job, Phase, ProcessId, Run, Survivor, Time};
+use crate::supervisor::event::{Action, Change, Event, Exit, Job, Phase, ProcessId, Run, Survivor, Time, signal_name};
 use crate::sys;
 use crate::sys::process::Pid;
 use crate::wire;
@@ -59,6 +65,8 @@ pub struct Options {
     /// Whether the first plan is that of what was deployed, and not of a home.
     pub deployed: bool,
     pub make_plan: Box<MakePlan>,
+    /// For the daemon that supervisord is: it has read its configuration already.
+    pub supervisord: Option<Given>,
 }
 
 /// The other roles of the binary, each run in a forked child.
@@ -67,6 +75,7 @@ pub struct Roles {
     pub probe: fn(&Probe) -> (i32, String),
     pub pidproxy: fn(&Path, &mut dyn FnMut() -> i32) -> i32,
     pub logs: fn(OwnedFd, LogQuery, &Path),
+    pub tail: fn(OwnedFd, Tail),
 }
 
 /// Runs until there is nothing left to do; returns the exit status. Errors of the start alone are reported as such.
@@ -86,6 +95,8 @@ struct Daemon {
     /// Out of its place only while it is being called.
     control: Option<Control>,
     planner: Option<Planner>,
+    /// In supervisord's mode only.
+    conductor: Option<Box<Conductor>>,
     /// Who waits for the plan that is being made.
     reload_tickets: Vec<Ticket>,
     /// Asked for while one was being made, which may have read the files before they were changed.
@@ -113,6 +124,8 @@ struct Daemon {
     nofile: (u64, u64),
     oom_score_adj: Option<i32>,
     exit_status: i32,
+    /// Actions that were fetched early, so that decisions come one after the other.
+    decided: VecDeque<Action>,
 }
 
 /// A plan to make after the one that is being made.
@@ -177,6 +190,7 @@ impl Daemon {
             manager: Manager::from_env(),
             control: Some(control),
             planner: None,
+            conductor: None,
             reload_tickets: Vec::new(),
             reload_after: None,
             deployed: options.deployed,
@@ -195,6 +209,7 @@ impl Daemon {
             nofile,
             oom_score_adj: oom::score_of_processes(),
             exit_status: 0,
+            decided: VecDeque::new(),
             children,
             signals,
             poll,
@@ -204,11 +219,18 @@ impl Daemon {
 
     fn run(mut self) -> io::Result<i32> {
         // The plan is what everything waits for; a logger is needed once there is one.
-        self.plan(false)?;
+        let given = self.options.supervisord.take();
+        if given.is_none() {
+            self.plan(false)?;
+        }
         self.logs.start(self.poll.registry(), LOGGER, now())?;
+        if let Some(given) = given {
+            self.conduct(given)?;
+        }
         let mut events = Events::with_capacity(1024);
         loop {
             self.carry_out_actions();
+            self.sync_logs();
             self.sweep();
             self.step_towards_the_end();
             if self.ending == Ending::Done {
@@ -226,7 +248,10 @@ impl Daemon {
             for event in &events {
                 match event.token() {
                     SIGNALS => {}
-                    LOGGER => self.logs.ready(),
+                    LOGGER => {
+                        self.logs.ready();
+                        self.hear_log_news();
+                    }
                     REPORTS => self.children.read_reports(),
                     PLANNER => self.hear_planner(),
                     Token(token) if token >= CONTROL => {
@@ -238,6 +263,7 @@ impl Daemon {
                             }
                         });
                     }
+                    Token(token) if token >= INPUTS => self.hear_conducted(token, event.is_writable()),
                     Token(token) => self.hear_notify(ProcessId((token - NOTIFY) as u32)),
                 }
             }
@@ -247,6 +273,7 @@ impl Daemon {
             control.goodbye();
         }
         self.readiness.close();
+        self.end_conducting();
         Ok(self.exit_status)
     }
 
@@ -271,6 +298,8 @@ impl Daemon {
             self.control.as_ref().and_then(Control::next_deadline),
             self.manager.next_deadline(),
             self.logs.restart_at(),
+            self.conductor_deadline(),
+            (!self.decided.is_empty()).then(Time::default),
             ending,
         ]
         .into_iter()
@@ -280,6 +309,10 @@ impl Daemon {
     }
 
     fn handle_timeouts(&mut self) {
+        if !self.decided.is_empty() {
+            // Nothing is RUNNING before it was started.
+            self.carry_out_actions();
+        }
         let now = now();
         self.supervisor.handle_timeout(now);
         self.manager.handle_timeout(now);
@@ -287,6 +320,9 @@ impl Daemon {
             && let Err(why) = self.logs.start(self.poll.registry(), LOGGER, now)
         {
             log::error!("cannot start a logger: {why}");
+        }
+        if self.conductor.is_some() {
+            self.handle_conductor_timeout();
         }
         self.with_control(|control, daemon| control.handle_timeout(now, daemon));
     }
@@ -300,7 +336,7 @@ impl Daemon {
 
     fn carry_out_actions(&mut self) {
         loop {
-            while let Some(action) = self.supervisor.poll_action() {
+            while let Some(action) = self.decided.pop_front().or_else(|| self.supervisor.poll_action()) {
                 self.carry_out(action);
             }
             if self.to_start.is_empty() {
@@ -322,14 +358,18 @@ impl Daemon {
             }
             Action::Added(id) => self.provide(id, Logs::add),
             Action::Updated(id) => self.provide(id, Logs::update),
-            Action::Removed(id) => {
-                self.logs.remove(id);
-                self.readiness.remove(self.poll.registry(), id);
-                self.children.forget(id);
-                self.sweeps.remove(&id);
-            }
+            Action::Removed(id) => self.forget(id),
             Action::Changed(change) => self.tell_of(&change),
         }
+    }
+
+    /// Lets go of what a process had that is no longer in the table.
+    fn forget(&mut self, id: ProcessId) {
+        self.logs.remove(id);
+        self.readiness.remove(self.poll.registry(), id);
+        self.children.forget(id);
+        self.sweeps.remove(&id);
+        self.forget_conducted(id);
     }
 
     /// The pipes and the notify socket of a process.
@@ -352,7 +392,9 @@ impl Daemon {
             Phase::Starting | Phase::Stopping => log::Level::Debug,
             Phase::Running | Phase::Stopped | Phase::Exited => log::Level::Info,
         };
-        log::log!(level, "{}: {} {}", change.name, change.to, change.why);
+        if !self.tell_of_conducted(change) {
+            log::log!(level, "{}: {} {}", change.name, change.to, change.why);
+        }
         self.with_control(|control, daemon| control.changed(change, daemon));
     }
 
@@ -381,11 +423,12 @@ impl Daemon {
     }
 
     /// A process that becomes its program at once. One that stays hob's own code (pidproxy) would keep a launcher waiting,
-    /// and so would the mounts of a deployed instance.
+    /// one of supervisord's gets pipes made for each of its runs, and a deployed instance mounts of its own.
     fn can_be_launched(&self, run: Run) -> bool {
         let spec = self.supervisor.process(run.job.process()).map(|process| process.spec());
         let is_plain = |spec: &crate::plan::Spec| {
-            spec.pidfile.is_none() && self.instance(&spec.name.group).is_none_or(|i| i.binds.is_empty())
+            let has_mounts = || self.instance(&spec.name.group).is_some_and(|i| !i.binds.is_empty());
+            spec.pidfile.is_none() && spec.program.is_none() && !has_mounts()
         };
         matches!(run.job, Job::Process(_)) && spec.is_some_and(is_plain)
     }
@@ -411,6 +454,7 @@ impl Daemon {
     fn spawn(&mut self, run: Run) {
         let id = run.job.process();
         let started = match run.job {
+            Job::Process(_) if self.conductor.is_some() => self.spawn_conducted(run, id),
             Job::Process(_) => match self.launch(run, id) {
                 Some(launch) => sys::process::fork(|| launch.exec()),
                 None => Err(nix::errno::Errno::EMFILE.into()),
@@ -439,7 +483,7 @@ impl Daemon {
             extra_env,
             stdout,
             stderr,
-            null: self.null.as_fd(),
+            stdin: self.null.as_fd(),
             reports: self.children.report_tx(),
             exe: self.exe.as_fd(),
             nofile: self.nofile,
@@ -450,9 +494,56 @@ impl Daemon {
         })
     }
 
+    /// As any other, but with supervisord's own pipes. An error is that its command cannot be started.
+    fn spawn_conducted(&mut self, run: Run, id: ProcessId) -> io::Result<Pid> {
+        let Some(mut conductor) = self.conductor.take() else { return Err(io::ErrorKind::NotFound.into()) };
+        let opened = self.open_ends(&mut conductor, id);
+        self.conductor = Some(conductor);
+        let ends = opened?;
+        let mut launch = self.launch(run, id).ok_or(nix::errno::Errno::EMFILE)?;
+        launch.extra_env.retain(|(name, _)| name != marks::VARIABLE);
+        launch.stdin = ends.stdin.as_fd();
+        if let Some(stdout) = &ends.stdout {
+            launch.stdout = stdout.as_fd();
+        }
+        let pid = sys::process::fork(|| launch.exec())?;
+        log::info!("spawned: '{}' with pid {pid}", launch.spec.name.process);
+        Ok(pid)
+    }
+
+    /// The child's ends of the pipes that only supervisord's mode has.
+    fn open_ends(&mut self, conductor: &mut Conductor, id: ProcessId) -> io::Result<Ends> {
+        let spec = self.supervisor.process(id).map(|p| p.spec()).ok_or(io::ErrorKind::NotFound)?;
+        if let Err(missing) = lookup::look_up(spec, self.base_env(&spec.name.group)) {
+            conductor.set_spawn_error(id, Some(missing.text));
+            return Err(missing.errno.into());
+        }
+        conductor.set_spawn_error(id, None);
+        let registry = self.poll.registry();
+        let socket = spec.program.as_ref().and_then(|program| program.socket.as_ref());
+        let stdin = match socket {
+            Some(socket) => conductor.stdio.socket(&spec.name.group, socket).inspect_err(|why| {
+                conductor.set_spawn_error(id, Some(format!("cannot listen on {}: {why}", socket.url)));
+            })?,
+            None => conductor.stdio.new_input(registry, id)?,
+        };
+        let groups = self.supervisor.plan().supervisord.iter().flat_map(|own| &own.groups);
+        let is_listener = groups.filter(|group| group.pool.is_some()).any(|group| group.name == spec.name.group);
+        let stdout = match is_listener {
+            true => {
+                let token = Token(SPEAKERS + id.0 as usize);
+                Some(conductor.stdio.new_speaker(registry, token, id, spec.user.as_ref())?)
+            }
+            false => None,
+        };
+        self.logs.touch(id);
+        Ok(Ends { stdin, stdout })
+    }
+
     fn base_env(&self, instance: &str) -> &BTreeMap<String, String> {
         static NOTHING: BTreeMap<String, String> = BTreeMap::new();
-        self.instance(instance).map_or(&NOTHING, |i| &i.env)
+        let own = self.supervisor.plan().supervisord.as_ref().map(|own| &own.env);
+        own.or_else(|| self.instance(instance).map(|i| &i.env)).unwrap_or(&NOTHING)
     }
 
     fn instance(&self, name: &str) -> Option<&Instance> {
@@ -496,14 +587,16 @@ impl Daemon {
     }
 
     fn signal_run(&mut self, run: Run, signal: i32) {
-        if let Err(why) = self.children.signal(run, signal) {
+        self.tell_of_signal(run, signal);
+        let whole_group = self.signal_target(run, signal);
+        if let Err(why) = self.children.signal(run, signal, whole_group) {
             log::debug!("cannot send signal {signal} to run {}: {why}", run.number);
             return;
         }
         let stopping = self.supervisor.process(run.job.process()).is_some_and(|p| p.phase() == Phase::Stopping);
         // A stopped (SIGSTOP) group would sit on its stop signal until it is killed.
         if stopping && signal != libc::SIGKILL && signal != libc::SIGCONT {
-            let _ = self.children.signal(run, libc::SIGCONT);
+            let _ = self.children.signal(run, libc::SIGCONT, whole_group);
         }
     }
 
@@ -527,11 +620,23 @@ impl Daemon {
                 .filter_map(|p| p.run())
                 .collect();
             for run in runs {
-                let _ = self.children.signal(run, signal);
+                let _ = self.children.signal(run, signal, true);
             }
             return;
         }
         match signal {
+            SIGTERM | SIGINT | SIGQUIT if self.conductor.is_some() => {
+                log::warn!("received {} indicating exit request", signal_name(signal));
+                self.begin_shutdown();
+            }
+            SIGHUP if self.conductor.is_some() => {
+                if self.supervisor.is_shutting_down() {
+                    log::warn!("ignored SIGHUP indicating restart request (shutdown in progress)");
+                } else {
+                    log::warn!("received SIGHUP indicating restart request");
+                    self.want_restart(None);
+                }
+            }
             SIGTERM | SIGINT | SIGQUIT => {
                 log::info!("stopping everything (signal {signal})");
                 self.begin_shutdown();
@@ -546,6 +651,10 @@ impl Daemon {
                 }
             }
             SIGUSR2 => {
+                if self.conductor.is_some() {
+                    log::info!("received SIGUSR2 indicating log reopen request");
+                    log::info!("supervisord logreopen");
+                }
                 self.logs.reopen();
                 if let Some(control) = &mut self.control {
                     control.rebind();
@@ -557,7 +666,12 @@ impl Daemon {
 
     fn begin_shutdown(&mut self) {
         self.manager.say("STOPPING=1");
-        let again = self.supervisor.is_shutting_down();
+        let is_first = !self.supervisor.is_shutting_down();
+        let again = !is_first && !self.stops_for_restart();
+        self.cancel_restart();
+        if is_first {
+            self.tell_of_shutdown();
+        }
         self.feed(Event::Shutdown { grace: again.then_some(Duration::from_secs(1)) });
         if let Some(planner) = &self.planner {
             let signal = if again { libc::SIGKILL } else { libc::SIGTERM };
@@ -575,7 +689,11 @@ impl Daemon {
                     }
                     self.feed(Event::Exited(run, exit));
                 }
-                Reaped::Other(pid) => {
+                Reaped::Other(pid, ended) => {
+                    let is_helper = self.is_ours(pid.as_raw());
+                    if self.conductor.is_some() && !is_helper {
+                        conductor::tell_of_stranger(pid, ended);
+                    }
                     if !self.logs.reaped(pid, self.poll.registry(), now()) {
                         self.streamers.retain(|&s| s != pid);
                     }
@@ -667,6 +785,9 @@ impl Daemon {
         if let Some(planner) = self.planner.take() {
             planner.close(self.poll.registry());
         }
+        if self.conductor.is_some() {
+            return self.hear_conf(result);
+        }
         let first = !self.has_plan;
         let answer = match result {
             // Whatever kept the planner from a plan, or that it was ended for this: nobody needs one any more.
@@ -725,7 +846,14 @@ impl Daemon {
         match self.ending {
             Ending::NotYet => {
                 let Some(finish) = self.supervisor.finished() else { return };
-                if self.planner.is_some() {
+                if self.planner.is_some() || self.start_over() {
+                    return;
+                }
+                if self.conductor.is_some() {
+                    // What programs have left running is none of supervisord's business.
+                    self.end_conducting();
+                    self.logs.finish();
+                    self.ending = Ending::Logs { until: now + FINISH_WITHIN };
                     return;
                 }
                 if self.exit_status == 0 {
@@ -808,7 +936,12 @@ impl Host for Daemon {
             uptime: now().since(self.born).as_secs_f64(),
             log_dir: self.options.log_dir.display().to_string(),
             state_dir: self.options.state_dir.display().to_string(),
-            source: if self.deployed { "deployed" } else { "home" }.into(),
+            source: match &self.conductor {
+                Some(_) => "supervisord",
+                None if self.deployed => "deployed",
+                None => "home",
+            }
+            .into(),
             socket: self.options.socket.display().to_string(),
             config: self.options.config.iter().map(|p| p.display().to_string()).collect(),
         }
@@ -825,10 +958,15 @@ impl Host for Daemon {
     }
 
     fn signal(&mut self, run: Run, signal: i32) -> io::Result<()> {
-        self.children.signal(run, signal)
+        let process = self.supervisor.process(run.job.process());
+        let whole_group = process.is_none_or(|process| process.spec().stop.reach == Reach::Everything);
+        self.children.signal(run, signal, whole_group)
     }
 
     fn reload(&mut self, ticket: Ticket, deployed: Option<bool>) {
+        if self.conductor.is_some() {
+            return self.want_applied(ticket);
+        }
         if self.planner.is_some() {
             let after = self.reload_after.get_or_insert_default();
             after.tickets.push(ticket);
@@ -843,16 +981,104 @@ impl Host for Daemon {
     }
 
     fn stream_logs(&mut self, socket: OwnedFd, query: LogQuery) {
+        let (role, folder) = (self.options.roles.logs, self.options.log_dir.clone());
+        self.serve_in_child(socket, move |socket| role(socket, query, &folder));
+    }
+
+    fn shutdown(&mut self) {
+        self.begin_shutdown();
+    }
+
+    fn settle(&mut self) {
+        while let Some(action) = self.supervisor.poll_action() {
+            self.decided.push_back(action);
+        }
+    }
+
+    fn identification(&self) -> String {
+        self.identifier()
+    }
+
+    fn is_ending(&self) -> bool {
+        self.supervisor.is_shutting_down()
+    }
+
+    fn configured(&self) -> Option<&Plan> {
+        self.conductor.as_ref().map(|conductor| conductor.read())
+    }
+
+    fn add_group(&mut self, name: &str) -> Result<(), GroupError> {
+        self.add_conducted_group(name)
+    }
+
+    fn remove_group(&mut self, name: &str) -> Result<(), GroupError> {
+        self.remove_conducted_group(name)
+    }
+
+    fn reread(&mut self, ticket: Ticket) {
+        self.want_reread(ticket);
+    }
+
+    fn restart(&mut self, ticket: Ticket) {
+        self.want_restart(Some(ticket));
+    }
+
+    fn clear_logs(&mut self, ids: &[ProcessId], main: bool, ticket: Ticket) {
+        self.logs.clear(ids, main, ticket.0);
+    }
+
+    fn fetch(&mut self, ticket: Ticket, piece: LogPiece) {
+        self.start_fetch(ticket, &piece);
+    }
+
+    fn look_up(&self, id: ProcessId) -> Result<(), (bool, String)> {
+        // hob's own processes are started by a shell, which looks for itself.
+        let Some(spec) = self.supervisor.process(id).map(|p| p.spec()).filter(|spec| spec.program.is_some()) else {
+            return Ok(());
+        };
+        let found = lookup::look_up(spec, self.base_env(&spec.name.group));
+        found.map(|_| ()).map_err(|missing| (missing.is_absent(), missing.text))
+    }
+
+    fn spawn_error(&self, id: ProcessId) -> Option<String> {
+        self.conductor.as_ref()?.spawn_error(id).map(str::to_owned)
+    }
+
+    fn send_stdin(&mut self, id: ProcessId, bytes: &[u8]) -> io::Result<()> {
+        let conductor = self.conductor.as_mut().ok_or(io::ErrorKind::NotFound)?;
+        conductor.stdio.send(self.poll.registry(), Token(INPUTS + id.0 as usize), id, bytes)
+    }
+
+    fn remote_event(&mut self, kind: &str, data: &str) {
+        self.announce("REMOTE_COMMUNICATION", || format!("type:{kind}\n{data}"));
+    }
+
+    fn sync_log(&mut self, ticket: Ticket, has_acted: bool) -> bool {
+        self.want_synced(ticket, has_acted)
+    }
+
+    fn main_log(&self) -> Option<PathBuf> {
+        self.conductor.as_ref()?.main_log().map(Path::to_owned)
+    }
+
+    fn follow_log(&mut self, socket: OwnedFd, tail: Tail) {
+        let role = self.options.roles.tail;
+        self.serve_in_child(socket, move |socket| role(socket, tail));
+    }
+}
+
+impl Daemon {
+    /// Somebody who may block takes a connection over.
+    fn serve_in_child(&mut self, socket: OwnedFd, serve: impl FnOnce(OwnedFd)) {
         if self.streamers.len() >= STREAMERS_MAX {
             log::warn!("more than {STREAMERS_MAX} clients read logs, one was turned away");
             return;
         }
-        let logs = self.options.roles.logs;
         let streamer = sys::process::fork(|| {
             sys::process::set_name("hob logs");
             let _ = sys::process::new_session();
             sys::process::close_others(&[socket.as_raw_fd()]);
-            logs(socket, query, &self.options.log_dir);
+            serve(socket);
             0
         });
         match streamer {
@@ -860,10 +1086,12 @@ impl Host for Daemon {
             Err(why) => log::error!("cannot start a child to stream logs: {why}"),
         }
     }
+}
 
-    fn shutdown(&mut self) {
-        self.begin_shutdown();
-    }
+/// The child's ends of pipes made for one run.
+struct Ends {
+    stdin: OwnedFd,
+    stdout: Option<OwnedFd>,
 }
 
 const STREAMERS_MAX: usize = 64;

@@ -43,6 +43,15 @@ impl Console {
         self.flush();
     }
 
+    /// The daemon's own log, which needs no prefix.
+    pub fn write_plain(&mut self, bytes: &[u8]) {
+        if self.out.len() > HELD_MAX {
+            self.dropped += bytes.len() as u64;
+        } else {
+            self.out.extend_from_slice(bytes);
+        }
+    }
+
     /// The process is gone: what it wrote last has no newline.
     pub fn end(&mut self, id: LogId, label: &str) {
         if let Some(open) = self.lines.remove(&id) {

@@ -4,10 +4,12 @@
 //! filled their pipes; nothing else. What was read and not yet written is at most one buffer, so that is all a killed
 //! logger loses; what is still in the pipes the next one reads.
 
+mod capture;
 mod console;
 pub mod protocol;
 mod rotate;
 mod sink;
+mod syslog;
 pub mod tail;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -19,10 +21,12 @@ use std::time::Duration;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
+use self::capture::{Capture, Piece};
 use self::console::Console;
-use self::protocol::{FromLogger, LogId, ToLogger};
+use self::protocol::{FromLogger, LogId, MAIN, SAID_MAX, Said, ToLogger};
 use self::sink::{News, Sink};
-use crate::plan::LogSpec;
+use self::syslog::Syslog;
+use crate::plan::{LogExtras, LogSpec};
 use crate::sys;
 use crate::sys::clock;
 
@@ -50,6 +54,7 @@ struct Logger {
     buffer: Vec<u8>,
     console: Console,
     console_waits: bool,
+    syslog: Syslog,
     finish_at: Option<Duration>,
     /// What the daemon has not had room for: it keeps the pipes until it is told that they are closed.
     outgoing: VecDeque<FromLogger>,
@@ -60,9 +65,19 @@ struct Log {
     pipe: File,
     sink: Sink,
     console: bool,
+    filter: Option<Box<Filter>>,
     /// The pipe has been made larger.
     grown: bool,
     ended: bool,
+}
+
+/// What happens to output on its way to a log, where a supervisord.conf asks for it.
+struct Filter {
+    wants: LogExtras,
+    channel: &'static str,
+    capture: Option<Capture>,
+    /// The beginning of a line for syslog.
+    open_line: Vec<u8>,
 }
 
 const LINK: Token = Token(0);
@@ -79,6 +94,7 @@ impl Logger {
             buffer: vec![0; BUFFER_FIRST],
             console: Console::new(colour),
             console_waits: false,
+            syslog: Syslog::new("supervisord"),
             finish_at: None,
             outgoing: VecDeque::new(),
         })
@@ -98,8 +114,8 @@ impl Logger {
             for event in &events {
                 match event.token() {
                     LINK => {
-                        self.hear();
                         self.flush();
+                        self.hear();
                     }
                     Token(id) => self.busy.push(LogId(id as u64)),
                 }
@@ -197,8 +213,30 @@ impl Logger {
                 if let Some(log) = self.logs.get_mut(&id) {
                     log.label = label;
                     log.console = spec.console;
-                    log.sink.update(path_of(&spec, false), spec);
+                    if let (Some(filter), Some(extras)) = (&mut log.filter, &spec.extras) {
+                        filter.wants = (**extras).clone();
+                    }
+                    log.sink.update(spec);
                 }
+            }
+            ToLogger::Touch { id } => {
+                if let Some(log) = self.logs.get_mut(&id) {
+                    log.sink.touch();
+                }
+            }
+            ToLogger::Sync { ticket } => {
+                self.pump(MAIN);
+                self.tell(FromLogger::Synced { ticket });
+            }
+            ToLogger::Clear { ids, ticket } => {
+                let mut error = None;
+                for id in ids {
+                    // What was said before belongs to what is cleared.
+                    self.pump(id);
+                    let cleared = self.logs.get_mut(&id).map_or(Ok(()), |log| log.sink.clear());
+                    error = error.or(cleared.err().map(|why| why.to_string()));
+                }
+                self.tell(FromLogger::Cleared { ticket, error });
             }
             ToLogger::Reopen => self.logs.values_mut().for_each(|log| log.sink.reopen()),
             ToLogger::Finish { within_ms } => {
@@ -214,8 +252,17 @@ impl Logger {
         self.poll.registry().register(&mut SourceFd(&fd.as_raw_fd()), token, Interest::READABLE)?;
         self.console.name(&label);
         let console = spec.console;
-        let sink = Sink::new(path_of(&spec, stderr), spec);
-        self.logs.insert(id, Log { label, pipe: fd.into(), sink, console, grown: false, ended: false });
+        let filter = spec.extras.clone().filter(|_| id != MAIN).map(|wants| {
+            let capture = (wants.capture > 0).then(|| Capture::new(wants.capture));
+            let channel = if stderr { "stderr" } else { "stdout" };
+            Box::new(Filter { wants: *wants, channel, capture, open_line: Vec::new() })
+        });
+        let is_made_now = spec.extras.as_ref().is_some_and(|extras| extras.auto);
+        let mut sink = Sink::new(spec);
+        if is_made_now {
+            sink.touch();
+        }
+        self.logs.insert(id, Log { label, pipe: fd.into(), sink, console, filter, grown: false, ended: false });
         self.busy.push(id);
         Ok(())
     }
@@ -231,6 +278,11 @@ impl Logger {
             match log.pipe.read(&mut self.buffer) {
                 Ok(0) => {
                     log.ended = true;
+                    if let Some(capture) = log.filter.as_mut().and_then(|filter| filter.capture.as_mut()) {
+                        let pieces = capture.finish();
+                        self.pass(id, pieces);
+                    }
+                    let Some(log) = self.logs.get(&id) else { return moved };
                     if log.sink.is_clean() {
                         self.close(id);
                     }
@@ -239,8 +291,16 @@ impl Logger {
                 Ok(length) => {
                     moved += length;
                     let bytes = &self.buffer[..length];
+                    if log.filter.is_some() {
+                        let bytes = bytes.to_vec();
+                        self.filter(id, &bytes);
+                        continue;
+                    }
                     let news = log.sink.write(bytes);
-                    if log.console {
+                    if id == MAIN && log.console {
+                        self.console.write_plain(bytes);
+                        self.console_waits = self.console.flush();
+                    } else if log.console {
                         self.console.write(id, &log.label, bytes);
                         self.console_waits = self.console.flush();
                     }
@@ -281,10 +341,94 @@ impl Logger {
         }
     }
 
+    /// Output on its way through a filter.
+    fn filter(&mut self, id: LogId, bytes: &[u8]) {
+        let Some(log) = self.logs.get_mut(&id) else { return };
+        let Some(filter) = &mut log.filter else { return };
+        let pieces = match &mut filter.capture {
+            Some(capture) => capture.feed(bytes),
+            None => vec![Piece::Plain(bytes.to_vec())],
+        };
+        self.pass(id, pieces);
+    }
+
+    fn pass(&mut self, id: LogId, pieces: Vec<Piece>) {
+        for piece in pieces {
+            let Some(log) = self.logs.get_mut(&id) else { return };
+            let Some(filter) = &mut log.filter else { return };
+            let bytes = match piece {
+                Piece::Plain(bytes) => bytes,
+                Piece::Message(bytes) => {
+                    let text = capture::as_text(&bytes);
+                    let events = filter.wants.events;
+                    self.say(id, Said::Message, text);
+                    if events {
+                        self.say(id, Said::Output, capture::as_text(&bytes));
+                    }
+                    continue;
+                }
+            };
+            let bytes = if filter.wants.strip_ansi { capture::strip_ansi(&bytes) } else { bytes };
+            let news = log.sink.write(&bytes);
+            if filter.wants.syslog {
+                filter.open_line.extend_from_slice(&bytes);
+                while let Some(end) = filter.open_line.iter().position(|&b| b == b'\n') {
+                    let line: Vec<u8> = filter.open_line.drain(..=end).collect();
+                    self.syslog.line(syslog::INFO, &format!("{} {}", log.label, String::from_utf8_lossy(&line[..end])));
+                }
+                let over = filter.open_line.len().saturating_sub(SYSLOG_LINE_MAX);
+                filter.open_line.drain(..over);
+            }
+            let (echo, events) = (filter.wants.echo, filter.wants.events);
+            if echo {
+                let text = format!("'{}' {} output:\n{}", log.label, filter.channel, String::from_utf8_lossy(&bytes));
+                self.echo(&text);
+            }
+            if events {
+                self.say(id, Said::Output, capture::as_text(&bytes));
+            }
+            self.report(id, news);
+        }
+    }
+
+    /// A program's output, in the daemon's own log.
+    fn echo(&mut self, text: &str) {
+        let Some(main) = self.logs.get_mut(&MAIN) else { return };
+        let line = protocol::main_line("DEBG", text.strip_suffix('\n').unwrap_or(text));
+        let news = main.sink.write(line.as_bytes());
+        if main.console {
+            self.console.write_plain(line.as_bytes());
+            self.console_waits = self.console.flush();
+        }
+        self.report(MAIN, news);
+    }
+
+    /// Tells the daemon what a program said, in parts.
+    fn say(&mut self, id: LogId, what: Said, text: String) {
+        if self.outgoing.len() > OUTGOING_MAX {
+            log::warn!("events of a program come faster than they are taken: some are lost");
+            return;
+        }
+        let mut rest = text.as_str();
+        loop {
+            let mut end = rest.len().min(SAID_MAX);
+            while !rest.is_char_boundary(end) {
+                end -= 1;
+            }
+            let (part, more) = rest.split_at(end);
+            self.tell(FromLogger::Said { id, what, text: part.to_owned(), last: more.is_empty() });
+            if more.is_empty() {
+                return;
+            }
+            rest = more;
+        }
+    }
+
     fn tell(&mut self, message: FromLogger) {
         // The last word about a log is enough, so a daemon that does not listen costs no more than one for each.
-        let id = message.id();
-        self.outgoing.retain(|waiting| waiting.id() != id);
+        if let Some(id) = message.of_log() {
+            self.outgoing.retain(|waiting| waiting.of_log() != Some(id));
+        }
         self.outgoing.push_back(message);
         self.flush();
     }
@@ -293,19 +437,14 @@ impl Logger {
         while let (Some(link), Some(message)) = (&self.link, self.outgoing.front()) {
             let text = serde_json::to_vec(message).unwrap_or_default();
             match sys::socket::send(link.as_fd(), &text, None) {
-                // Full: it is told when there is room.
+                // Full: epoll tells when there is room.
                 Err(why) if why.kind() == io::ErrorKind::WouldBlock => return,
-                // Gone, as the link will say.
-                Ok(()) | Err(_) => drop(self.outgoing.pop_front()),
+                _ => drop(self.outgoing.pop_front()),
             }
         }
-    }
-}
-
-fn path_of(spec: &LogSpec, stderr: bool) -> std::path::PathBuf {
-    match (&spec.stderr_path, stderr) {
-        (Some(path), true) => path.clone(),
-        _ => spec.path.clone(),
+        if self.link.is_none() {
+            self.outgoing.clear();
+        }
     }
 }
 
@@ -317,6 +456,9 @@ const BUFFER_FIRST: usize = 64 << 10;
 const BUFFER_LAST: usize = 1 << 20;
 /// What one log may move before the others have their turn.
 const TURN: usize = 4 << 20;
+/// Messages for the daemon that may wait.
+const OUTGOING_MAX: usize = 1000;
+const SYSLOG_LINE_MAX: usize = 8 << 10;
 const HOT_AFTER: u32 = 4;
 const GATHER: usize = 256 << 10;
 const GATHER_FOR: Duration = Duration::from_micros(500);

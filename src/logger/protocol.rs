@@ -13,12 +13,18 @@ pub struct LogId(pub u64);
 #[serde(rename_all = "snake_case")]
 pub enum ToLogger {
     /// Read this pipe until its end. The read end comes along as the message's one descriptor (SCM_RIGHTS).
-    /// `label` is the console prefix. With `stderr` it is the second pipe of a split log and goes to `stderr_path`.
+    /// `label` is the console prefix. With `stderr` it is the second pipe of a split log.
     Open { id: LogId, label: String, spec: LogSpec, stderr: bool },
     /// The options changed; the pipe is the same.
     Update { id: LogId, label: String, spec: LogSpec },
     /// Close and open all files again (SIGUSR2: somebody else rotated them).
     Reopen,
+    /// Make the file if it is not there: its program starts.
+    Touch { id: LogId },
+    /// Write what is in the pipe of the main log, then say `Synced`.
+    Sync { ticket: u64 },
+    /// Remove what these logs have so far, then say `Cleared`.
+    Clear { ids: Vec<LogId>, ticket: u64 },
     /// The daemon has closed its write ends: write what is there, end each pipe at its EOF, then exit. After
     /// `within_ms` exit even if a pipe is still held open, once all that can be read at that moment is written.
     Finish { within_ms: u64 },
@@ -41,13 +47,52 @@ pub enum FromLogger {
         id: LogId,
         dropped_bytes: u64,
     },
+    Synced {
+        ticket: u64,
+    },
+    Cleared {
+        ticket: u64,
+        error: Option<String>,
+    },
+    /// Part of the text of an event; `last` ends it.
+    Said {
+        id: LogId,
+        what: Said,
+        text: String,
+        last: bool,
+    },
+}
+
+/// What a program has said, for those who listen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Said {
+    /// Between the tags of capture mode.
+    Message,
+    /// Anything.
+    Output,
+}
+
+/// The longest text of one `Said`.
+pub const SAID_MAX: usize = 4 << 10;
+/// The longest message of the logger, with every character of a text escaped.
+pub const FROM_LOGGER_MAX: usize = 32 << 10;
+
+/// The daemon's own log, in supervisord's mode.
+pub const MAIN: LogId = LogId(1);
+
+/// A line of that log: `2026-01-31 12:00:00,123 INFO text`.
+pub fn main_line(level: &str, text: &str) -> String {
+    let now = jiff::Zoned::now();
+    format!("{},{:03} {level} {text}\n", now.strftime("%Y-%m-%d %H:%M:%S"), now.millisecond())
 }
 
 impl FromLogger {
-    /// The log that it is about.
-    pub fn id(&self) -> LogId {
+    /// The log whose state it tells, so that a later one takes its place.
+    pub fn of_log(&self) -> Option<LogId> {
         match self {
-            FromLogger::Closed { id } | FromLogger::Trouble { id, .. } | FromLogger::Recovered { id, .. } => *id,
+            FromLogger::Closed { id } | FromLogger::Trouble { id, .. } | FromLogger::Recovered { id, .. } => Some(*id),
+            FromLogger::Synced { .. } | FromLogger::Cleared { .. } | FromLogger::Said { .. } => None,
         }
     }
 }

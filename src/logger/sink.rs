@@ -4,15 +4,14 @@ use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use super::rotate::{Cut, LINE_MAX, backup, cut, renames};
 use crate::plan::{LogSpec, OnFull};
-use crate::sys::clock;
+use crate::sys::{self, clock};
 
 pub struct Sink {
-    path: PathBuf,
     spec: LogSpec,
     file: Option<File>,
     size: u64,
@@ -21,6 +20,8 @@ pub struct Sink {
     looked_at: Duration,
     trouble: Option<Trouble>,
     at_line_start: bool,
+    /// A device, a pipe or our own output: it is neither rotated nor waited for.
+    is_stream: bool,
 }
 
 /// The disk does not take what we have.
@@ -32,6 +33,8 @@ struct Trouble {
     retry_at: Duration,
     pause: Duration,
     why: String,
+    /// Nothing is wrong: whoever reads a stream takes its time.
+    is_slow: bool,
 }
 
 /// What happened while writing, for the daemon.
@@ -42,9 +45,8 @@ pub enum News {
 }
 
 impl Sink {
-    pub fn new(path: PathBuf, spec: LogSpec) -> Sink {
+    pub fn new(spec: LogSpec) -> Sink {
         Sink {
-            path,
             spec,
             file: None,
             size: 0,
@@ -52,20 +54,23 @@ impl Sink {
             looked_at: Duration::ZERO,
             trouble: None,
             at_line_start: true,
+            is_stream: false,
         }
     }
 
-    pub fn update(&mut self, path: PathBuf, spec: LogSpec) {
-        if path != self.path {
+    pub fn update(&mut self, spec: LogSpec) {
+        if spec.path != self.spec.path {
             self.file = None;
         }
-        self.path = path;
         self.spec = spec;
     }
 
     /// Somebody else has renamed the file.
     pub fn reopen(&mut self) {
-        self.file = None;
+        let was_open = self.file.take().is_some();
+        if was_open && self.spec.extras.is_some() {
+            self.touch();
+        }
     }
 
     /// Whether the program may go on writing.
@@ -82,7 +87,28 @@ impl Sink {
         self.trouble.as_ref().is_none_or(|t| t.held.is_empty())
     }
 
+    /// Makes the file, if there is to be one. Trouble shows when something is written.
+    pub fn touch(&mut self) {
+        if self.spec.file().is_some() && self.trouble.is_none() {
+            let _ = self.have_file();
+        }
+    }
+
+    /// Begins anew with an empty file.
+    pub fn clear(&mut self) -> io::Result<()> {
+        if self.spec.file().is_none() || self.is_stream {
+            return Ok(());
+        }
+        self.file = None;
+        match fs::remove_file(&self.spec.path) {
+            Err(why) if why.kind() != io::ErrorKind::NotFound => return Err(why),
+            _ => {}
+        }
+        self.have_file()
+    }
+
     pub fn write(&mut self, bytes: &[u8]) -> Option<News> {
+        self.spec.file()?;
         if self.spec.timestamps {
             let stamped = self.stamp(bytes);
             return self.write_raw(&stamped);
@@ -99,20 +125,22 @@ impl Sink {
         match self.push(&mut rest) {
             Ok(()) => None,
             Err(why) => {
-                let text = format!("cannot write {}: {}", self.path.display(), describe(&why));
+                let is_slow = why.kind() == io::ErrorKind::WouldBlock;
+                let text = format!("cannot write {}: {}", self.spec.path.display(), describe(&why));
                 let now = clock::since_boot();
                 let mut trouble = Trouble {
                     held: VecDeque::new(),
                     dropped: 0,
                     since: clock::wall(),
-                    retry_at: now + PAUSE_FIRST,
-                    pause: PAUSE_FIRST,
+                    retry_at: now + if is_slow { PAUSE_SLOW } else { PAUSE_FIRST },
+                    pause: if is_slow { PAUSE_SLOW } else { PAUSE_FIRST },
                     why: describe(&why),
+                    is_slow,
                 };
                 trouble.hold(rest, self.spec.on_full);
                 self.trouble = Some(trouble);
                 self.file = None;
-                Some(News::Trouble(text))
+                (!is_slow).then_some(News::Trouble(text))
             }
         }
     }
@@ -128,14 +156,15 @@ impl Sink {
         text.extend(trouble.held.iter());
         let mut rest = &text[..];
         match self.push(&mut rest) {
-            Ok(()) => Some(News::Recovered { dropped: trouble.dropped }),
+            Ok(()) => (!trouble.is_slow).then_some(News::Recovered { dropped: trouble.dropped }),
             Err(why) => {
                 let written = text.len() - rest.len();
                 if written >= gap {
                     trouble.dropped = 0;
                     trouble.held.drain(..written - gap);
                 }
-                trouble.pause = (trouble.pause * 2).min(PAUSE_LAST);
+                let longest = if trouble.is_slow { PAUSE_FIRST } else { PAUSE_LAST };
+                trouble.pause = (trouble.pause * 2).min(longest);
                 trouble.retry_at = clock::since_boot() + trouble.pause;
                 trouble.why = describe(&why);
                 self.trouble = Some(trouble);
@@ -149,6 +178,10 @@ impl Sink {
     fn push(&mut self, rest: &mut &[u8]) -> io::Result<()> {
         while !rest.is_empty() {
             self.have_file()?;
+            if self.spec.extras.is_some() {
+                self.push_as_supervisord(rest)?;
+                continue;
+            }
             let part = match cut(rest, self.size, self.open_line, self.spec.max_bytes) {
                 Cut::None => rest.len(),
                 Cut::After(0) => {
@@ -181,7 +214,39 @@ impl Sink {
         Ok(())
     }
 
+    /// supervisord rotates once a file has reached its size, not before it exceeds it. Ours are cut behind a line.
+    fn push_as_supervisord(&mut self, rest: &mut &[u8]) -> io::Result<()> {
+        let max = if self.is_stream { 0 } else { self.spec.max_bytes };
+        let part = match max {
+            0 => rest.len(),
+            max => {
+                let room = usize::try_from(max.saturating_sub(self.size)).unwrap_or(usize::MAX);
+                let from = room.saturating_sub(1).min(rest.len());
+                rest[from..].iter().take(LINE_MAX).position(|&b| b == b'\n').map_or(rest.len(), |end| from + end + 1)
+            }
+        };
+        match self.write_once(&rest[..part]) {
+            Ok(written) => {
+                self.count(&rest[..written]);
+                *rest = &rest[written..];
+                // Behind a line, or where there is none for long.
+                let is_line = self.open_line == 0 || self.open_line > LINE_MAX as u64;
+                if max > 0 && self.size >= max && is_line { self.rotate() } else { Ok(()) }
+            }
+            Err(why) if why.kind() == io::ErrorKind::Interrupted => Ok(()),
+            Err(why) if is_about_room(&why) && self.drop_oldest_backup() => Ok(()),
+            Err(why) => Err(why),
+        }
+    }
+
     fn write_once(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if let Some(file) = self.file.as_ref().filter(|_| self.is_stream) {
+            // A pipe that can be written takes PIPE_BUF bytes without blocking.
+            if !sys::fd::is_writable(file, Duration::ZERO) {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            return (&*file).write(&bytes[..bytes.len().min(4096)]);
+        }
         match &mut self.file {
             Some(file) => match file.write(bytes) {
                 Ok(0) => Err(io::ErrorKind::WriteZero.into()),
@@ -206,26 +271,60 @@ impl Sink {
     fn have_file(&mut self) -> io::Result<()> {
         let now = clock::since_boot();
         if let Some(file) = &self.file {
+            if self.is_stream {
+                return Ok(());
+            }
             if now.saturating_sub(self.looked_at) < Duration::from_secs(1) {
                 return Ok(());
             }
             self.looked_at = now;
             let ours = file.metadata()?;
             let same = |m: fs::Metadata| m.ino() == ours.ino() && m.dev() == ours.dev();
-            if fs::symlink_metadata(&self.path).is_ok_and(same) {
+            if fs::symlink_metadata(&self.spec.path).is_ok_and(same) {
                 return Ok(());
             }
         }
         self.looked_at = now;
-        let file = self.open()?;
+        let stream = if self.spec.extras.is_some() { self.open_stream()? } else { None };
+        self.is_stream = stream.is_some();
+        let file = match stream {
+            Some(stream) => {
+                self.file = Some(stream);
+                return Ok(());
+            }
+            None => self.open()?,
+        };
         self.size = file.metadata()?.len();
         self.open_line = open_line_of(&file, self.size);
         self.file = Some(file);
         Ok(())
     }
 
+    /// What a supervisord.conf may name in place of a file: our own output by its path, a device, a FIFO.
+    fn open_stream(&self) -> io::Result<Option<File>> {
+        use std::os::fd::AsFd;
+        let own = match self.spec.path.to_str() {
+            Some("/dev/stdout" | "/dev/fd/1" | "/proc/self/fd/1") => Some(io::stdout().as_fd().try_clone_to_owned()?),
+            Some("/dev/stderr" | "/dev/fd/2" | "/proc/self/fd/2") => Some(io::stderr().as_fd().try_clone_to_owned()?),
+            _ => None,
+        };
+        if let Some(own) = own {
+            return Ok(Some(own.into()));
+        }
+        if fs::metadata(&self.spec.path).is_ok_and(|meta| !meta.is_file() && !meta.is_dir()) {
+            let mut options = fs::OpenOptions::new();
+            options.write(true).custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC | libc::O_NOCTTY);
+            return options.open(&self.spec.path).map(Some);
+        }
+        Ok(None)
+    }
+
+    fn mode(&self) -> u32 {
+        if self.spec.extras.as_ref().is_some_and(|extras| extras.auto) { 0o600 } else { 0o644 }
+    }
+
     fn open(&self) -> io::Result<File> {
-        if let Some(folder) = self.path.parent()
+        if let Some(folder) = self.spec.path.parent()
             && !folder.exists()
         {
             fs::create_dir_all(folder)?;
@@ -234,16 +333,16 @@ impl Sink {
         }
         // The folder may belong to the service's user: no link is followed, and no FIFO waited for.
         let mut options = fs::OpenOptions::new();
-        options.read(true).append(true).create(true).mode(0o644);
+        options.read(true).append(true).create(true).mode(self.mode());
         options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC);
-        let fresh = !self.path.exists();
-        let file = options.open(&self.path)?;
+        let fresh = !self.spec.path.exists();
+        let file = options.open(&self.spec.path)?;
         if !file.metadata()?.is_file() {
             return Err(io::Error::other("it is not a regular file"));
         }
         if fresh {
-            let _ = file.set_permissions(fs::Permissions::from_mode(0o644));
-            self.give_away(&self.path);
+            let _ = file.set_permissions(fs::Permissions::from_mode(self.mode()));
+            self.give_away(&self.spec.path);
         }
         Ok(file)
     }
@@ -284,7 +383,7 @@ impl Sink {
             return Ok(());
         }
         self.file = None;
-        for (from, to) in renames(&self.path, self.spec.backups, |p| p.exists()) {
+        for (from, to) in renames(&self.spec.path, self.spec.backups, |p| p.exists()) {
             match fs::rename(&from, &to) {
                 Err(why) if why.kind() != io::ErrorKind::NotFound => return Err(why),
                 _ => {}
@@ -301,7 +400,7 @@ impl Sink {
         }
         let mut total = self.spec.max_bytes;
         for n in 1..=self.spec.backups {
-            let file = backup(&self.path, n);
+            let file = backup(&self.spec.path, n);
             let Ok(meta) = fs::metadata(&file) else { continue };
             total += meta.len();
             let age = clock::wall().saturating_sub(Duration::from_secs(u64::try_from(meta.mtime()).unwrap_or(0)));
@@ -313,7 +412,7 @@ impl Sink {
     }
 
     fn drop_oldest_backup(&self) -> bool {
-        let oldest = (1..=self.spec.backups).rev().map(|n| backup(&self.path, n)).find(|file| file.exists());
+        let oldest = (1..=self.spec.backups).rev().map(|n| backup(&self.spec.path, n)).find(|file| file.exists());
         oldest.is_some_and(|file| fs::remove_file(file).is_ok())
     }
 
@@ -381,5 +480,7 @@ fn describe(why: &io::Error) -> String {
 }
 
 const HELD_MAX: usize = 1 << 20;
+/// Until a slow reader of a stream is asked again.
+const PAUSE_SLOW: Duration = Duration::from_millis(10);
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
 const PAUSE_LAST: Duration = Duration::from_secs(1);

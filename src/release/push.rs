@@ -68,6 +68,11 @@ pub fn run(asked: &Asked, link: Link, mut settings: Settings, style: Style) -> R
     let mut own = config::own_env();
     if !matches!(asked, Asked::Artifact { .. }) {
         let info = link.info()?;
+        if info.source == "supervisord" {
+            let why =
+                format!("cannot deploy to {}: it runs as supervisord, with a configuration of its own", info.socket);
+            return Err(Refused::one(2, why));
+        }
         // The daemon's word: it may have been started with others.
         settings.state_dir = info.state_dir.into();
         settings.log_dir = info.log_dir.into();

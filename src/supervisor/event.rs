@@ -198,6 +198,9 @@ pub struct Change {
     pub why: String,
     /// The end that caused it, if one did.
     pub exit: Option<Exit>,
+    /// Starts that have failed in a row.
+    #[serde(default)]
+    pub tries: u32,
 }
 
 /// The states by their names alone, which are supervisord's.

@@ -8,7 +8,7 @@ use super::process::Process;
 use super::restart::{self, Verdict};
 use super::state::{Awaits, Goal, Retry, State, Step, Then};
 use super::{Common, SIGKILL, words};
-use crate::plan::ReadyBy;
+use crate::plan::{Backoff, Reach, ReadyBy};
 
 // What happens to it.
 impl Process {
@@ -23,6 +23,7 @@ impl Process {
         common.act(Action::Spawn(run));
         self.goal = Goal::Up;
         self.starts = self.starts.saturating_add(1);
+        self.last_start = Some(common.now);
         let now = common.now;
         let awaits = match &self.spec.ready {
             None => Awaits::Time { settled_at: now + self.spec.restart.startsecs },
@@ -32,7 +33,10 @@ impl Process {
             },
         };
         self.change(State::Starting { run, started_at: now, awaits }, why, None, common);
-        while self.due(common) {}
+        // supervisord tries to make the child first: one that cannot be made was never RUNNING.
+        if self.spec.restart.backoff == Backoff::Doubling {
+            while self.due(common) {}
+        }
     }
 
     /// Those that start after it are gone, and it is not wanted, or not as it is.
@@ -46,6 +50,10 @@ impl Process {
         };
         match self.state {
             State::Starting { .. } | State::Running { .. } => self.begin_stop(Then::Rest, reason.to_owned(), common),
+            State::Backoff { .. } if !self.sweeps() => {
+                self.change(State::Stopped, format!("{reason}, before the next try"), None, common);
+                self.take_over(common);
+            }
             State::Backoff { run, .. } | State::Exited { run, .. } | State::Fatal { run, .. } => {
                 let now = common.now;
                 self.sweep(run, now, None, format!("{reason}; ends what it left behind"), common);
@@ -89,12 +97,18 @@ impl Process {
                     // It was to be stopped, and only waited for others to go first.
                     let why = format!("{}, while its stop was due", words::ended(&exit, &self.spec, lived));
                     let started_at = *started_at;
-                    self.sweep(run, started_at, Some(exit), why, common);
+                    if self.sweeps() {
+                        self.sweep(run, started_at, Some(exit), why, common);
+                    } else {
+                        self.change(State::Stopped, why, Some(exit), common);
+                        self.take_over(common);
+                    }
                     if self.goal == Goal::Again {
                         self.goal = Goal::Up;
                     }
                 }
             }
+            State::Stopping { .. } if !self.sweeps() => self.finish_stop(common),
             State::Stopping { step, .. } => {
                 let (now, signal) = (common.now, self.spec.stop.signal);
                 let (signal, step) = match *step {
@@ -285,6 +299,9 @@ impl Process {
     /// What a death means, by the policy.
     fn follow(&mut self, verdict: Verdict, run: Run, exit: Exit, why: String, common: &mut Common) {
         let now = common.now;
+        if self.spec.restart.backoff == Backoff::Linear {
+            self.pass_through(verdict, run, &exit, &why, common);
+        }
         match verdict {
             Verdict::AtOnce => {
                 let at = common.rate.reserve(now);
@@ -297,7 +314,10 @@ impl Process {
                 }
             }
             Verdict::After(delay) => {
-                let delay = common.chance.stretch(delay);
+                let delay = match self.spec.restart.backoff {
+                    Backoff::Doubling => common.chance.stretch(delay),
+                    Backoff::Linear => delay,
+                };
                 let which = words::which_try(self.record.failures, &self.spec.restart);
                 let why = format!("{why}, next try in {} ({which})", words::length(delay));
                 self.back_off(run, Retry::At { retry_at: now + delay, passed: false }, exit, why, common);
@@ -316,6 +336,21 @@ impl Process {
                 self.change(State::Fatal { run, exit: exit.clone(), at: now }, why, Some(exit), common);
             }
         }
+    }
+
+    /// The state that supervisord shows on the way to the next one, for those who count on its events: EXITED between
+    /// RUNNING and a delayed restart, BACKOFF between the last failure and FATAL.
+    fn pass_through(&mut self, verdict: Verdict, run: Run, exit: &Exit, why: &str, common: &mut Common) {
+        let at = common.now;
+        let is_running = self.phase() == Phase::Running;
+        let state = match verdict {
+            Verdict::After(_) if is_running && !matches!(exit, Exit::CannotExec { .. }) => {
+                State::Exited { run, exit: exit.clone(), at }
+            }
+            Verdict::GiveUp => State::Backoff { run, retry: Retry::Now },
+            _ => return,
+        };
+        self.change(state, why.to_owned(), Some(exit.clone()), common);
     }
 
     fn back_off(&mut self, run: Run, retry: Retry, exit: Exit, why: String, common: &mut Common) {
@@ -379,6 +414,11 @@ impl Process {
         self.take_over(common);
     }
 
+    /// Whether a stop also ends what the child has left behind.
+    pub(super) fn sweeps(&self) -> bool {
+        self.spec.stop.reach == Reach::Everything
+    }
+
     fn drop_probes(&mut self, common: &mut Common) {
         match &mut self.state {
             State::Starting { awaits: Awaits::Probe { inquiry, .. }, .. } => inquiry.cancel(common),
@@ -403,6 +443,7 @@ impl Process {
             at: common.now,
             why: why.clone(),
             exit,
+            tries: self.record.failures,
         }));
         self.why = why;
     }

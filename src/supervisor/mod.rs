@@ -13,6 +13,7 @@
 
 pub mod event;
 mod life;
+pub mod listener;
 mod order;
 mod probe;
 mod process;
@@ -115,6 +116,17 @@ impl Supervisor {
         };
         let table = Table { plan: Plan::default(), rows: Vec::new(), next_id: 1, common, unsettled: false };
         Supervisor::restore(Snapshot::of(table))
+    }
+
+    /// An empty table for after this one; none of its processes and runs can be taken for one of this one's.
+    pub fn successor(&self) -> Supervisor {
+        let mut next = Supervisor::new(0);
+        next.table.next_id = self.table.next_id;
+        let (own, common) = (&mut next.table.common, &self.table.common);
+        own.next_run = common.next_run;
+        own.now = common.now;
+        own.chance = common.chance.clone();
+        next
     }
 
     /// Something happened.
@@ -309,9 +321,11 @@ impl Supervisor {
 
     fn stop_all_who_may(&mut self) -> bool {
         let mut moved = false;
+        let turn = self.group_to_end();
         for nth in (0..self.attention.len()).rev() {
             let place = self.attention[nth];
             if self.table.rows[place].wants_stop()
+                && turn.as_ref().is_none_or(|group| *group == self.table.rows[place].name().group)
                 && !self.order.dependents(place).iter().any(|other| self.holds_up(*other))
             {
                 self.table.rows[place].stop(&mut self.table.common);
@@ -319,6 +333,16 @@ impl Supervisor {
             }
         }
         moved
+    }
+
+    /// At supervisord's shutdown one group goes after the other, the last first: the one whose turn it is.
+    fn group_to_end(&self) -> Option<String> {
+        if self.table.plan.supervisord.is_none() || !self.is_shutting_down() {
+            return None;
+        }
+        let now = self.table.common.now;
+        let is_there = |process: &&Process| !process.is_stopped() && !process.is_hopeless(now);
+        self.table.rows.iter().rfind(is_there).map(|last| last.name().group.clone())
     }
 
     fn start_all_who_may(&mut self) -> bool {

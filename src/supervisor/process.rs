@@ -47,6 +47,7 @@ pub struct Process {
     /// When it came into this state.
     pub(super) since: Time,
     pub(super) starts: u64,
+    pub(super) last_start: Option<Time>,
     pub(super) last_exit: Option<(Exit, Time)>,
     pub(super) record: Record,
 }
@@ -119,6 +120,11 @@ impl Process {
     #[cfg(test)]
     pub fn failures(&self) -> u32 {
         self.record.failures
+    }
+
+    /// When the last run began, whether or not it is over.
+    pub fn last_start(&self) -> Option<Time> {
+        self.last_start
     }
 
     pub fn last_exit(&self) -> Option<(&Exit, Time)> {
@@ -212,6 +218,7 @@ impl Process {
     pub(super) fn wants_stop(&self) -> bool {
         match self.state {
             State::Stopped | State::Stopping { .. } => false,
+            State::Exited { .. } | State::Fatal { .. } if !self.sweeps() => false,
             State::Starting { .. }
             | State::Running { .. }
             | State::Backoff { .. }
@@ -246,7 +253,11 @@ impl Process {
 
     /// Nothing is left of it, and nothing more will come of it.
     pub(super) fn is_stopped(&self) -> bool {
-        self.state == State::Stopped
+        match self.state {
+            State::Stopped => true,
+            State::Exited { .. } | State::Fatal { .. } => !self.sweeps() && self.goal != Goal::Up,
+            _ => false,
+        }
     }
 
     pub(super) fn is_gone(&self) -> bool {
@@ -292,6 +303,7 @@ impl Process {
             why,
             since: now,
             starts: 0,
+            last_start: None,
             last_exit: None,
             record: Record::default(),
         }
@@ -325,6 +337,7 @@ impl Process {
         match self.state {
             _ if self.goal == Goal::Gone => {}
             State::Stopped | State::Stopping { .. } => self.end_with(Goal::Up),
+            State::Exited { .. } | State::Fatal { .. } if !self.sweeps() => self.end_with(Goal::Up),
             _ => self.end_with(Goal::Again),
         }
     }
@@ -433,7 +446,7 @@ fn needs_new_run(old: &Spec, new: &Spec) -> bool {
     same.after.clone_from(&old.after);
     same.restart = old.restart.clone();
     same.stop = old.stop.clone();
-    if old.log.stderr_path.is_some() == new.log.stderr_path.is_some() {
+    if old.log.stderr.is_some() == new.log.stderr.is_some() {
         same.log = old.log.clone();
     }
     same != *old

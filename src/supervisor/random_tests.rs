@@ -121,7 +121,7 @@ fn change_plan(plan: &mut Plan, dice: &mut Dice) {
                 2 => spec.restart.startsecs = dice.below(3).secs(),
                 3 => spec.autostart = !spec.autostart,
                 4 => spec.after.clear(),
-                5 => spec.log.stderr_path = dice.of(&[None, Some("/log/err".into())]),
+                5 => spec.log.stderr = dice.of(&[None, Some(Box::new(spec.log.clone()))]),
                 _ => spec.command.line = format!("~/v{}", dice.below(3)),
             }
         }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::event::{Exit, Time};
-use crate::plan::{Autorestart, Restart};
+use crate::plan::{Autorestart, Backoff, Restart};
 
 /// What follows a death.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +32,9 @@ pub struct Record {
 
 /// A run has ended by itself after `lived`; `early` if its start had not yet counted as good.
 pub fn after_death(policy: &Restart, record: &mut Record, exit: &Exit, lived: Duration, early: bool) -> Verdict {
+    if policy.backoff == Backoff::Linear {
+        return after_death_by_supervisord(policy, record, exit, lived, early);
+    }
     if let Exit::CannotExec { .. } = exit {
         return if exit.is_passing() { try_later(policy, record) } else { Verdict::GiveUp };
     }
@@ -46,6 +49,28 @@ pub fn after_death(policy: &Restart, record: &mut Record, exit: &Exit, lived: Du
     }
     record.ran(policy, lived);
     if record.quick >= QUICK_DEATHS { try_later(policy, record) } else { Verdict::AtOnce }
+}
+
+/// supervisord's rules (reference/supervisord.md §2.3), but for a limit where it has none: a program that is RUNNING at
+/// once and dies at once is restarted no more than once a second.
+fn after_death_by_supervisord(
+    policy: &Restart,
+    record: &mut Record,
+    exit: &Exit,
+    lived: Duration,
+    early: bool,
+) -> Verdict {
+    if early || matches!(exit, Exit::CannotExec { .. }) {
+        return try_later(policy, record);
+    }
+    record.ran(policy, lived);
+    record.failures = 0;
+    match policy.autorestart {
+        Autorestart::Never => Verdict::Ended,
+        Autorestart::Unexpected if expected(policy, exit) => Verdict::Ended,
+        _ if record.quick >= QUICK_DEATHS => Verdict::After(policy.delay),
+        _ => Verdict::AtOnce,
+    }
 }
 
 /// A run was ended because it did not become ready in time.
@@ -82,7 +107,10 @@ fn try_later(policy: &Restart, record: &mut Record) -> Verdict {
 
 /// The wait before the try that follows so many failures.
 fn delay(policy: &Restart, failures: u32) -> Duration {
-    let factor = 1u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX);
+    let factor = match policy.backoff {
+        Backoff::Doubling => 1u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX),
+        Backoff::Linear => failures,
+    };
     policy.delay.saturating_mul(factor).min(policy.delay_max)
 }
 
@@ -136,6 +164,7 @@ mod tests {
             delay: Duration::from_secs(1),
             delay_max: Duration::from_secs(60),
             oneshot: false,
+            backoff: Backoff::Doubling,
         }
     }
 
@@ -232,6 +261,40 @@ mod tests {
         }
         assert_eq!(die(), Verdict::After(Duration::from_secs(1)));
         assert_eq!(die(), Verdict::After(Duration::from_secs(2)));
+    }
+
+    #[test]
+    fn supervisord_waits_one_two_three_seconds_and_counts_every_early_end_as_a_failure() {
+        let policy = Restart {
+            backoff: Backoff::Linear,
+            delay_max: Duration::MAX,
+            startretries: Some(3),
+            autorestart: Autorestart::Never,
+            ..policy()
+        };
+        let mut record = Record::default();
+        let mut die = |exit| after_death(&policy, &mut record, &exit, Duration::ZERO, true);
+        let wait = |secs| Verdict::After(Duration::from_secs(secs));
+        assert_eq!(die(Exit::Code(0)), wait(1));
+        assert_eq!(die(Exit::CannotExec { stage: "exec".into(), errno: errno::ENOENT }), wait(2));
+        assert_eq!(die(Exit::Code(1)), wait(3));
+        assert_eq!(die(Exit::Code(0)), Verdict::GiveUp);
+    }
+
+    #[test]
+    fn under_supervisords_rules_a_program_that_was_running_is_never_given_up() {
+        let policy = Restart {
+            backoff: Backoff::Linear,
+            startretries: Some(0),
+            startsecs: Duration::ZERO,
+            autorestart: Autorestart::Unexpected,
+            ..policy()
+        };
+        let mut record = Record::default();
+        let mut die = |code| after_death(&policy, &mut record, &Exit::Code(code), Duration::from_millis(5), false);
+        assert!((0..9).all(|_| die(1) == Verdict::AtOnce));
+        assert!((0..20).all(|_| die(1) == Verdict::After(Duration::from_secs(1))));
+        assert_eq!(die(0), Verdict::Ended);
     }
 
     #[test]

@@ -10,8 +10,8 @@ use std::time::Duration;
 use super::event::{Action, Change, Event, Exit, Job, Phase, ProcessId, Run, Survivor, Time, signal_name};
 use super::{Finish, Process, SIGKILL, Snapshot, State, Step, Supervisor};
 use crate::plan::{
-    Ask, Autorestart, Command, CommandKind, Health, Limits, LogSpec, Name, Plan, Probe, Ready, ReadyBy, Restart, Spec,
-    Stop,
+    Ask, Autorestart, Backoff, Command, CommandKind, Health, Limits, LogSpec, Name, Plan, Probe, Reach, Ready, ReadyBy,
+    Restart, Spec, Stop,
 };
 
 /// One life of a child.
@@ -718,14 +718,17 @@ pub fn process(name: &str) -> Spec {
             delay: 1.secs(),
             delay_max: 60.secs(),
             oneshot: false,
+            backoff: Backoff::Doubling,
         },
-        stop: Stop { signal: 15, wait: 10.secs(), drain: Duration::ZERO },
+        stop: Stop { signal: 15, wait: 10.secs(), drain: Duration::ZERO, reach: Reach::Everything },
+        program: None,
         ready: None,
         health: None,
         pidfile: None,
         log: LogSpec {
             path: format!("/log/{name}.log").into(),
-            stderr_path: None,
+            stderr: None,
+            extras: None,
             max_bytes: 50 << 20,
             backups: 10,
             max_total: 0,

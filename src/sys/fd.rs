@@ -26,6 +26,17 @@ pub fn sync_file_system(fd: &impl AsFd) -> io::Result<()> {
     Ok(nix::unistd::syncfs(fd)?)
 }
 
+/// Writes what fits into a pipe right now, in pieces that fit whole; what does not fit is left out. write(2).
+pub fn write_some(pipe: &impl AsFd, bytes: &[u8]) -> io::Result<()> {
+    for part in bytes.chunks(4096) {
+        if !is_writable(pipe, Duration::ZERO) {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        nix::unistd::write(pipe, part)?;
+    }
+    Ok(())
+}
+
 /// Makes a pipe hold more. fcntl(2), F_SETPIPE_SZ.
 pub fn grow_pipe(pipe: &impl AsFd, bytes: usize) -> io::Result<()> {
     let bytes = i32::try_from(bytes).map_err(io::Error::other)?;

@@ -36,6 +36,32 @@ pub fn set_locks(soft: u64, hard: u64) -> io::Result<()> {
     Ok(())
 }
 
+/// A limit that supervisord raises for its children.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    NoFile,
+    NProc,
+}
+
+impl Limit {
+    fn resource(self) -> Resource {
+        match self {
+            Limit::NoFile => Resource::RLIMIT_NOFILE,
+            Limit::NProc => Resource::RLIMIT_NPROC,
+        }
+    }
+}
+
+/// Soft and hard. getrlimit(2).
+pub fn get(limit: Limit) -> io::Result<(u64, u64)> {
+    Ok(getrlimit(limit.resource())?)
+}
+
+/// setrlimit(2); raising the hard limit needs CAP_SYS_RESOURCE.
+pub fn set(limit: Limit, soft: u64, hard: u64) -> io::Result<()> {
+    Ok(setrlimit(limit.resource(), soft, hard)?)
+}
+
 /// -20 to 19; below the current value needs CAP_SYS_NICE. setpriority(2).
 pub fn set_nice(nice: i32) -> io::Result<()> {
     // SAFETY: takes plain numbers; 0 is this process.

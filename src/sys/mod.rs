@@ -9,6 +9,7 @@ pub mod command;
 pub mod family;
 pub mod fd;
 pub mod limits;
+pub mod listener;
 pub mod memory;
 pub mod mount;
 pub mod pidfd;

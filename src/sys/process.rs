@@ -41,6 +41,15 @@ pub fn fork(child: impl FnOnce() -> i32) -> io::Result<Pid> {
     }
 }
 
+/// Forks, and both go on with the caller's code: `None` is the child. For a process that becomes a daemon.
+pub fn fork_and_go_on() -> io::Result<Option<Pid>> {
+    // SAFETY: the caller's process has a single thread (see the module's header), so the child may run any code.
+    match unsafe { nix::unistd::fork() }? {
+        ForkResult::Child => Ok(None),
+        ForkResult::Parent { child } => Ok(Some(child)),
+    }
+}
+
 /// Ends this process at once: no destructors, no buffers of the parent written twice. _exit(2).
 pub fn exit_now(code: i32) -> ! {
     // SAFETY: _exit takes any value and does not return.

@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
+use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, UnixAddr, sockopt};
@@ -94,6 +95,23 @@ pub fn listen(path: &Path, mode: u32, owner: Option<u32>, group: Option<u32>) ->
         .map_err(|e| io::Error::new(e.kind(), format!("cannot bind {}: {}", path.display(), reason(&e))))
 }
 
+/// Two that start at the same moment hold it for microseconds. Anybody who may read the folder can lock it as well, so
+/// who holds it longer is somebody else, and is not waited for. flock(2).
+fn lock_for_a_moment(folder: &Path) -> io::Result<Option<Flock<fs::File>>> {
+    let mut file = fs::File::open(folder)?;
+    for _ in 0..LOCK_TRIES {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(Some(lock)),
+            Err((back, _)) => file = back,
+        }
+        std::thread::sleep(LOCK_PAUSE);
+    }
+    Ok(None)
+}
+
+const LOCK_TRIES: u32 = 20;
+const LOCK_PAUSE: Duration = Duration::from_millis(5);
+
 fn try_listen(path: &Path, mode: u32, owner: Option<u32>, group: Option<u32>) -> io::Result<OwnedFd> {
     let length = path.as_os_str().len();
     if length > MAX_PATH {
@@ -105,7 +123,7 @@ fn try_listen(path: &Path, mode: u32, owner: Option<u32>, group: Option<u32>) ->
         _ => Path::new("."),
     };
     fs::create_dir_all(folder)?;
-    let lock = Flock::lock(fs::File::open(folder)?, FlockArg::LockExclusive).map_err(|(_, e)| e)?;
+    let lock = lock_for_a_moment(folder)?;
     clear_the_way(path)?;
     let fd = socket(SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK)?;
     // bind makes the file with the socket's own mode, so it is never open to others, whatever the umask is.
