@@ -51,6 +51,11 @@ struct Places {
 #[derive(Subcommand)]
 enum Command {
     /// Run the daemon in the foreground, or one command as PID 1
+    ///
+    /// If an earlier daemon with the same state directory was killed, what it left running is ended before anything is
+    /// started: SIGTERM, and SIGKILL after 10 seconds. So no process ever runs twice. The file of each daemon in the
+    /// folder `running` of the state directory, and the marks that dotcloud.yml(5) describes under STOPPING, tell whose
+    /// it is; daemons that share a state directory leave each other alone. As PID 1 the kernel sees to it.
     Boot {
         /// Boot this built home as one service; without it, what was last deployed
         #[arg(long, value_name = "DIR", env = "HOB_HOME", hide_env_values = true)]

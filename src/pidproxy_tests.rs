@@ -157,10 +157,10 @@ fn a_file_that_never_names_the_daemon_ends_everything_with_a_clear_error() {
     for (make, told) in cases {
         let bench = Bench::new();
         let script = format!("{make}; setsid sleep 1000 & echo $! > sleeper; wait");
-        let proxy = bench.start(Duration::from_millis(300), &script);
+        let proxy = bench.start(Duration::from_millis(900), &script);
         assert_eq!(bench.end(proxy), 1, "{make}");
         let said = bench.read("said");
-        assert!(said.contains("cannot find the server within 300ms") && said.contains(told), "{make}: {said}");
+        assert!(said.contains("cannot find the server within 900ms") && said.contains(told), "{make}: {said}");
         let sleeper = bench.read("sleeper").trim().parse().expect("a pid");
         assert_eq!(proc::stat(sleeper), None, "{make}: left behind");
     }

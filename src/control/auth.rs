@@ -63,7 +63,8 @@ fn given(header: &str) -> Option<(String, Vec<u8>)> {
     Some((String::from_utf8(bytes[..colon].to_vec()).ok()?, bytes[colon + 1..].to_vec()))
 }
 
-fn same(a: &[u8], b: &[u8]) -> bool {
+/// In constant time.
+pub fn same(a: &[u8], b: &[u8]) -> bool {
     Sha256::digest(a).ct_eq(&Sha256::digest(b)).into()
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::http::Answer;
 use super::logs::Fetched;
+use super::page::{self, Deed};
 use super::rpc::{self, Asked, faulted, result};
 use super::{Done, Host, Ticket};
 use crate::plan::Name;
@@ -113,8 +114,10 @@ impl Item {
 /// One request.
 pub struct Exchange {
     calls: VecDeque<Result<Call, Fault>>,
+    /// For a page; otherwise it is answered in XML.
+    deed: Option<Deed>,
     is_multicall: bool,
-    results: Vec<Value>,
+    results: Vec<Result<Value, Fault>>,
     waiting: Option<Waiting>,
     answer: Option<Result<Value, Fault>>,
     /// A method was called that does something.
@@ -133,15 +136,7 @@ impl Exchange {
     /// The error says why a body is no call.
     pub fn new(body: &[u8]) -> Result<Exchange, String> {
         let call = xmlrpc::decode_call(body).map_err(|why| why.to_string())?;
-        let mut exchange = Exchange {
-            calls: VecDeque::new(),
-            is_multicall: call.method == "system.multicall",
-            results: Vec::new(),
-            waiting: None,
-            answer: None,
-            has_acted: false,
-            sync: Sync::NotAsked,
-        };
+        let mut exchange = Exchange { is_multicall: call.method == "system.multicall", ..Exchange::empty() };
         if !exchange.is_multicall {
             exchange.calls.push_back(Ok(call));
             return Ok(exchange);
@@ -151,6 +146,24 @@ impl Exchange {
             _ => exchange.answer = Some(Err(faulted(rpc::fault::INCORRECT_PARAMETERS, ""))),
         }
         Ok(exchange)
+    }
+
+    /// What a page has asked for, as calls one after the other.
+    pub fn of_page(calls: Vec<Call>, deed: Deed) -> Exchange {
+        Exchange { calls: calls.into_iter().map(Ok).collect(), deed: Some(deed), ..Exchange::empty() }
+    }
+
+    fn empty() -> Exchange {
+        Exchange {
+            calls: VecDeque::new(),
+            deed: None,
+            is_multicall: false,
+            results: Vec::new(),
+            waiting: None,
+            answer: None,
+            has_acted: false,
+            sync: Sync::NotAsked,
+        }
     }
 
     /// Goes on as far as it can. `next_ticket` numbers what the daemon is asked to do meanwhile.
@@ -164,7 +177,7 @@ impl Exchange {
                 continue;
             }
             let Some(call) = self.calls.pop_front() else {
-                self.answer = Some(Ok(Value::Array(std::mem::take(&mut self.results))));
+                self.answer = Some(Ok(Value::Array(Vec::new())));
                 return;
             };
             let outcome = match call {
@@ -237,6 +250,12 @@ impl Exchange {
             Sync::Asked { .. } | Sync::Over => {}
         }
         let reply = self.answer.take()?;
+        let results = std::mem::take(&mut self.results);
+        if let Some(deed) = &self.deed {
+            return Some(page::done(deed, &results));
+        }
+        let reply = reply
+            .map(|value| if self.is_multicall { Value::Array(results.into_iter().map(bare).collect()) } else { value });
         let body = xmlrpc::encode_reply(&reply).into_bytes();
         Some(Answer { status: 200, content: "text/xml", body, headers: Vec::new() })
     }
@@ -261,16 +280,19 @@ impl Exchange {
 
     fn take(&mut self, outcome: Result<Value, Fault>) {
         self.waiting = None;
-        if !self.is_multicall {
-            self.answer = Some(outcome);
-            return;
+        match self.deed.is_some() || self.is_multicall {
+            true => self.results.push(outcome),
+            false => self.answer = Some(outcome),
         }
-        // Bare, not in an array of one as other servers do it: clients were written against this one.
-        self.results.push(outcome.unwrap_or_else(|fault| {
-            let code = Value::Int(fault.code.into());
-            Value::Struct(vec![("faultCode".into(), code), ("faultString".into(), fault.text.into())])
-        }));
     }
+}
+
+/// Not in an array of one as other servers do it: clients were written against this one.
+fn bare(result: Result<Value, Fault>) -> Value {
+    result.unwrap_or_else(|fault| {
+        let code = Value::Int(fault.code.into());
+        Value::Struct(vec![("faultCode".into(), code), ("faultString".into(), fault.text.into())])
+    })
 }
 
 /// Methods that change nothing.

@@ -44,7 +44,6 @@ pub fn is_foreign(request: &Request) -> bool {
 }
 
 /// Whether a browser sent it; every one says so, and none can be made not to.
-#[allow(dead_code, reason = "for the page")]
 pub fn is_from_browser(request: &Request) -> bool {
     let says_so =
         ["sec-fetch-mode", "sec-fetch-site", "origin", "referer"].iter().any(|name| request.header(name).is_some());

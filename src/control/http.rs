@@ -326,12 +326,17 @@ fn parse_target(target: &str) -> Result<Target, Refusal> {
     }
     let local = local.split('#').next().unwrap_or_default();
     let (path, query) = local.split_once('?').unwrap_or((local, ""));
+    Ok((percent_decode(path, false)?, pairs(query)?))
+}
+
+/// A query, or a form that was posted.
+pub fn pairs(text: &str) -> Result<Vec<(String, String)>, Refusal> {
     let mut pairs = Vec::new();
-    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+    for pair in text.split('&').filter(|pair| !pair.is_empty()) {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         pairs.push((percent_decode(key, true)?, percent_decode(value, true)?));
     }
-    Ok((percent_decode(path, false)?, pairs))
+    Ok(pairs)
 }
 
 fn percent_decode(text: &str, plus_is_space: bool) -> Result<String, Refusal> {

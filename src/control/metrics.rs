@@ -37,13 +37,13 @@ struct Sample {
 }
 
 /// What a running process has used, as /proc tells it.
-struct Usage {
-    cpu_seconds: f64,
-    resident_bytes: u64,
+pub struct Usage {
+    pub cpu_seconds: f64,
+    pub resident_bytes: u64,
     threads: u64,
 }
 
-fn usage(pid: i32) -> Option<Usage> {
+pub fn usage(pid: i32) -> Option<Usage> {
     let (tick, page) = proc::units();
     let stat = proc::stat(pid)?;
     Some(Usage { cpu_seconds: stat.ticks as f64 / tick, resident_bytes: stat.resident * page, threads: stat.threads })

@@ -16,6 +16,7 @@ mod http;
 mod logs;
 mod metrics;
 mod names;
+mod page;
 mod routes;
 mod rpc;
 mod rpc_info;
@@ -144,6 +145,8 @@ pub struct Control {
     own_uid: u32,
     /// Of this machine.
     own_name: String,
+    /// What the forms of our pages carry, and nobody else knows.
+    token: String,
     clients: Vec<Option<Connection>>,
     next_serial: u64,
     /// Slots with more to do than they got their turn for.
@@ -173,6 +176,7 @@ impl Control {
             first_token: 0,
             own_uid: sys::process::effective_uid(),
             own_name: sys::process::host_name(),
+            token: sys::random::bytes::<16>()?.iter().map(|byte| format!("{byte:02x}")).collect(),
             clients: Vec::new(),
             next_serial: 0,
             again: BTreeSet::new(),
@@ -476,6 +480,9 @@ impl Control {
         if request.path.starts_with("/logtail") || request.path.starts_with("/mainlogtail") {
             return self.handle_tail(id, request, host);
         }
+        if page::is_path(&request.path) {
+            return self.handle_page(id, request, host);
+        }
         let reply = routes::find(request, client.visitor, self.own_uid)
             .and_then(|(route, name)| (route.handler)(&mut Call { host, request, name, ring: &self.ring }));
         match reply {
@@ -518,13 +525,24 @@ impl Control {
         }
         match Exchange::new(&request.body) {
             Err(why) => self.answer_now(client, &api::failure(400, format!("not an XML-RPC call: {why}")), host),
-            Ok(mut exchange) => {
-                exchange.step(host, &mut self.next_ticket);
-                match exchange.answer(host, &mut self.next_ticket) {
-                    Some(answer) => self.answer_now(client, &answer, host),
-                    None => drop(self.exchanges.insert(client, exchange)),
-                }
-            }
+            Ok(exchange) => self.begin(client, exchange, host),
+        }
+    }
+
+    /// Answers at once if that is possible.
+    fn begin(&mut self, client: Client, mut exchange: Exchange, host: &mut dyn Host) {
+        exchange.step(host, &mut self.next_ticket);
+        match exchange.answer(host, &mut self.next_ticket) {
+            Some(answer) => self.answer_now(client, &answer, host),
+            None => drop(self.exchanges.insert(client, exchange)),
+        }
+    }
+
+    fn handle_page(&mut self, client: Client, request: &Request, host: &mut dyn Host) {
+        let Some(visitor) = self.client(client).map(|connection| connection.visitor) else { return };
+        match page::ask(request, visitor, &self.token, host) {
+            page::Reply::Answer(answer) => self.answer_now(client, &answer, host),
+            page::Reply::Exchange(exchange) => self.begin(client, exchange, host),
         }
     }
 

@@ -13,6 +13,7 @@ use std::rc::Rc;
 use nix::errno::Errno;
 
 use super::launch::Launch;
+use super::marks::{Marks, Owner};
 use crate::supervisor::event::Run;
 use crate::sys;
 use crate::sys::beside::{self, SharedPids};
@@ -54,6 +55,7 @@ impl Batch {
 pub fn start<'a>(
     runs: &[Run],
     at_will: bool,
+    marks: &Marks,
     launch: &dyn Fn(Run) -> Option<Launch<'a>>,
 ) -> io::Result<(Vec<Batch>, Vec<Run>)> {
     let pids = Rc::new(SharedPids::new(runs.len())?);
@@ -62,7 +64,11 @@ pub fn start<'a>(
     let (mut batches, mut left) = (Vec::new(), Vec::new());
     for (nth, runs) in runs.chunks(share).enumerate() {
         let first = nth * share;
-        match sys::process::fork(|| make_all(runs, first, &pids, launch)) {
+        match sys::process::fork(|| {
+            // If hob is killed now, the next one must not take this for the end of it: it would go on starting.
+            marks.tag_self(Owner::Helper);
+            make_all(runs, first, &pids, launch)
+        }) {
             Ok(launcher) => {
                 batches.push(Batch { launcher, runs: runs.to_vec(), pids: pids.clone(), first, taken: 0 });
             }

@@ -7,18 +7,16 @@
 use std::collections::{HashMap, VecDeque};
 use std::fs;
 use std::hash::{BuildHasher, Hasher};
-use std::io::{self, Read};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use mio::unix::SourceFd;
-use mio::{Interest, Token};
+use mio::Token;
 
 use super::mainlog::{self, CRITICAL};
 use super::stdio::Stdio;
 use super::{Daemon, Planner, Refusal, now};
-use crate::control::{Done, Fetched, GroupError, LogPiece, Ticket, read_piece};
+use crate::control::{Done, GroupError, Ticket};
 use crate::daemon::logs::News;
 use crate::logger::protocol::Said;
 use crate::plan::{Group, LogSpec, Plan, Reach, Spec, Supervisord};
@@ -54,8 +52,6 @@ pub struct Conductor {
     purposes: VecDeque<Purpose>,
     /// To begin anew with, once everything has stopped.
     next: Option<Plan>,
-    fetches: HashMap<u64, Fetch>,
-    next_fetch: u64,
     /// To be told to those who wait, at the next turn.
     done: Vec<(Ticket, Done)>,
     /// Who waits for the log to be written.
@@ -72,17 +68,9 @@ enum Purpose {
     Apply(Ticket),
 }
 
-/// A child that reads a piece of a log.
-struct Fetch {
-    ticket: Ticket,
-    pipe: fs::File,
-    text: Vec<u8>,
-}
-
 /// Tokens of pipes that only this mode has, by process id or number.
 pub const INPUTS: usize = 1 << 34;
 pub const SPEAKERS: usize = 1 << 35;
-pub const FETCHES: usize = 1 << 36;
 
 impl Conductor {
     pub fn new(given: &Given) -> Conductor {
@@ -96,8 +84,6 @@ impl Conductor {
             spawn_errors: HashMap::new(),
             purposes: VecDeque::new(),
             next: None,
-            fetches: HashMap::new(),
-            next_fetch: 0,
             done: Vec::new(),
             syncs: Vec::new(),
             tick_at: None,
@@ -307,9 +293,6 @@ impl Daemon {
         let registry = self.poll.registry();
         let identifier = self.supervisor.plan().supervisord.as_ref().map(|own| own.identifier.clone());
         let Some(conductor) = &mut self.conductor else { return };
-        if token >= FETCHES {
-            return self.hear_fetch((token - FETCHES) as u64);
-        }
         if token >= SPEAKERS {
             let id = ProcessId((token - SPEAKERS) as u32);
             loop {
@@ -580,13 +563,8 @@ impl Daemon {
 
     fn read_for_first_purpose(&mut self) {
         while self.conductor.as_ref().is_some_and(|conductor| !conductor.purposes.is_empty()) {
-            match Planner::start(
-                &self.options.make_plan,
-                super::Wanted { again: true, deployed: false },
-                &self.marks,
-                self.poll.registry(),
-                super::PLANNER,
-            ) {
+            let (make, wanted) = (&self.options.make_plan, super::Wanted { again: true, deployed: false });
+            match Planner::start(make, wanted, &self.marks, &[], self.poll.registry(), super::PLANNER) {
                 Ok(planner) => {
                     self.planner = Some(planner);
                     return;
@@ -758,61 +736,6 @@ impl Daemon {
     }
 }
 
-// Pieces of logs.
-impl Daemon {
-    pub fn start_fetch(&mut self, ticket: Ticket, piece: &LogPiece) {
-        let started = self.try_fetch(ticket, piece);
-        if let Err(why) = started {
-            let fetched = Fetched { error: Some(why.to_string()), ..Fetched::default() };
-            self.tell_done(ticket, Done::Fetched(fetched));
-        }
-    }
-
-    fn try_fetch(&mut self, ticket: Ticket, piece: &LogPiece) -> io::Result<()> {
-        let registry = self.poll.registry();
-        let conductor = self.conductor.as_mut().ok_or(io::ErrorKind::Unsupported)?;
-        let (rx, mut tx) = io::pipe()?;
-        let pid = sys::process::fork(|| {
-            sys::process::set_name("hob read");
-            let _ = sys::process::new_session();
-            sys::process::close_others(&[tx.as_raw_fd()]);
-            let text = serde_json::to_vec(&read_piece(piece)).unwrap_or_default();
-            i32::from(io::Write::write_all(&mut tx, &text).is_err())
-        })?;
-        drop(tx);
-        self.streamers.push(pid);
-        sys::fd::set_nonblocking(&rx)?;
-        let number = conductor.next_fetch;
-        conductor.next_fetch = (number + 1) % (1 << 30);
-        let token = Token(FETCHES + number as usize);
-        registry.register(&mut SourceFd(&rx.as_raw_fd()), token, Interest::READABLE)?;
-        let pipe = fs::File::from(OwnedFd::from(rx));
-        conductor.fetches.insert(number, Fetch { ticket, pipe, text: Vec::new() });
-        Ok(())
-    }
-
-    fn hear_fetch(&mut self, number: u64) {
-        let Some(conductor) = &mut self.conductor else { return };
-        let Some(fetch) = conductor.fetches.get_mut(&number) else { return };
-        let mut block = [0; 64 << 10];
-        loop {
-            match fetch.pipe.read(&mut block) {
-                Ok(0) => break,
-                Ok(length) if fetch.text.len() < FETCH_MAX => fetch.text.extend_from_slice(&block[..length]),
-                Err(why) if why.kind() == io::ErrorKind::Interrupted => {}
-                Err(why) if why.kind() == io::ErrorKind::WouldBlock => return,
-                Ok(_) | Err(_) => break,
-            }
-        }
-        let Some(fetch) = conductor.fetches.remove(&number) else { return };
-        let _ = self.poll.registry().deregister(&mut SourceFd(&fetch.pipe.as_raw_fd()));
-        let fetched = serde_json::from_slice(&fetch.text)
-            .unwrap_or_else(|why| Fetched { error: Some(format!("cannot read it: {why}")), ..Fetched::default() });
-        let done = Done::Fetched(fetched);
-        self.with_control(|control, daemon| control.ticket_done(fetch.ticket, &done, daemon));
-    }
-}
-
 impl Conductor {
     /// When the next event of time is due, if anybody wants one.
     fn set_tick(&mut self) {
@@ -840,9 +763,6 @@ impl Conductor {
 }
 
 const TICKS: [(u64, &str); 3] = [(5, "TICK_5"), (60, "TICK_60"), (3600, "TICK_3600")];
-
-/// As the JSON of a piece of a log.
-const FETCH_MAX: usize = 64 << 20;
 
 /// How a child ended: `exit status 1`, `terminated by SIGSEGV (core dumped)`.
 fn ended(exit: &Exit) -> String {

@@ -81,7 +81,7 @@ fn look(orphans: &HashSet<i32>, marks: &Marks, traces: &[Trace]) -> Leftovers {
 fn of_process(owner: Owner) -> Option<ProcessId> {
     match owner {
         Owner::Process(id) => Some(id),
-        Owner::Planner => None,
+        Owner::Helper | Owner::Logger => None,
     }
 }
 
@@ -97,7 +97,10 @@ fn owner_of(stat: &Stat, marks: &Marks, traces: &[Trace]) -> Option<Owner> {
         return Some(owner);
     }
     let session = |t: &&Trace| t.leader.is_some_and(|l| l == stat.session || l == stat.group);
-    if let Some(trace) = traces.iter().find(session) {
+    if let Some(trace) = traces.iter().find(session)
+        // Ours is dead, so a leader that lives is somebody else's, who has got the number since.
+        && trace.leader.is_some_and(|leader| proc::stat(leader).is_none())
+    {
         return Some(Owner::Process(trace.id));
     }
     [1, 2].into_iter().find_map(|fd| {

@@ -15,6 +15,7 @@ use std::time::Duration;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 
+use super::marks::{Marks, Owner};
 use crate::logger::protocol::{FROM_LOGGER_MAX, FromLogger, LogId, MAIN, Said, ToLogger};
 use crate::plan::{LogSpec, Spec};
 use crate::supervisor::event::{ProcessId, Time};
@@ -117,12 +118,13 @@ impl Logs {
     }
 
     /// Starts a logger and hands it every pipe there is.
-    pub fn start(&mut self, registry: &Registry, token: Token, now: Time) -> io::Result<()> {
+    pub fn start(&mut self, marks: &Marks, registry: &Registry, token: Token, now: Time) -> io::Result<()> {
         let (link, theirs) = sys::socket::pair()?;
         let role = self.role;
         let pid = sys::process::fork(|| {
             sys::process::set_name("hob logger");
             let _ = sys::process::new_session();
+            marks.tag_self(Owner::Logger);
             sys::process::close_others(&[theirs.as_raw_fd()]);
             role(theirs)
         })?;

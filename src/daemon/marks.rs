@@ -10,6 +10,7 @@
 //! what is theirs. Where the limit that was inherited leaves no room there is no tag, which is no failure.
 
 use crate::supervisor::event::ProcessId;
+use crate::sys::process::{self, Pid};
 use crate::sys::{limits, proc};
 
 /// The variable that marks everything a run starts.
@@ -23,21 +24,28 @@ pub struct Marks {
     level: u8,
     /// What hob itself was started with.
     hard: u64,
+    daemon: Pid,
 }
 
 /// Whose a process is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Owner {
     Process(ProcessId),
-    /// The planner: a postinstall script, say.
-    Planner,
+    /// hob's own: the planner with its postinstall script, a launcher.
+    Helper,
+    /// The logger itself.
+    Logger,
 }
 
 impl Marks {
     /// The nonce should be one that no other hob of this machine has.
     pub fn new(nonce: u32) -> Marks {
         let hard = limits::locks().map_or(0, |(_, hard)| hard);
-        Marks { nonce, level: level_below(hard), hard }
+        Marks { nonce, level: level_below(hard), hard, daemon: process::pid() }
+    }
+
+    pub fn nonce(&self) -> u32 {
+        self.nonce
     }
 
     /// The value of [`VARIABLE`] for a run.
@@ -45,18 +53,25 @@ impl Marks {
         format!("{:08x}.{}.{run}", self.nonce, id.0)
     }
 
-    /// Tags this process, a child that has just been forked, and whatever it starts.
+    /// Tags this process, a child of the daemon that has just been made, and whatever it starts.
+    ///
+    /// If the daemon has been killed since, the next one may have looked for what is left already and not have seen
+    /// whose this is: so it ends here.
     pub fn tag_self(&self, owner: Owner) {
         if let Some(tag) = self.tag(owner) {
             let hard = if self.hard == limits::UNLIMITED { tag } else { self.hard };
             let _ = limits::set_locks(tag, hard);
         }
+        if process::parent() != self.daemon {
+            process::exit_now(0);
+        }
     }
 
     fn tag(&self, owner: Owner) -> Option<u64> {
         let id = match owner {
-            Owner::Planner => PLANNER,
-            Owner::Process(id) if id.0 < PLANNER => id.0,
+            Owner::Helper => HELPER,
+            Owner::Logger => LOGGER,
+            Owner::Process(id) if id.0 < LOGGER => id.0,
             Owner::Process(_) => return None,
         };
         (self.level > 0).then(|| u64::from(self.level) << 56 | u64::from(self.nonce) << 24 | u64::from(id))
@@ -66,8 +81,8 @@ impl Marks {
     pub fn tagged(&self, pid: i32) -> Option<Owner> {
         let (soft, hard) = proc::lock_limits(pid)?;
         [soft, hard].into_iter().find_map(|tag| {
-            let (nonce, id) = split(tag)?;
-            (nonce == self.nonce).then_some(if id == PLANNER { Owner::Planner } else { Owner::Process(ProcessId(id)) })
+            let (nonce, owner) = split(tag)?;
+            (nonce == self.nonce).then_some(owner)
         })
     }
 
@@ -78,6 +93,17 @@ impl Marks {
     }
 }
 
+/// The marks on a process: of every hob that it is below, as far as they can be seen.
+pub fn all_of(pid: i32) -> Vec<(u32, Owner)> {
+    let tags = proc::lock_limits(pid).into_iter().flat_map(|(soft, hard)| [soft, hard]);
+    let mut found: Vec<(u32, Owner)> = tags.filter_map(split).collect();
+    if found.is_empty() {
+        let environ = proc::environ(pid, proc::owner(pid).ok()).unwrap_or_default();
+        found.extend(parse(&environ).map(|(nonce, id)| (nonce, Owner::Process(id))));
+    }
+    found
+}
+
 fn level_below(hard: u64) -> u8 {
     match hard {
         limits::UNLIMITED => LEVEL_FIRST,
@@ -85,9 +111,14 @@ fn level_below(hard: u64) -> u8 {
     }
 }
 
-fn split(tag: u64) -> Option<(u32, u32)> {
+fn split(tag: u64) -> Option<(u32, Owner)> {
     let level = (tag >> 56) as u8;
-    (1..=LEVEL_FIRST).contains(&level).then_some(((tag >> 24) as u32, tag as u32 & ID_MASK))
+    let owner = match tag as u32 & ID_MASK {
+        HELPER => Owner::Helper,
+        LOGGER => Owner::Logger,
+        id => Owner::Process(ProcessId(id)),
+    };
+    (1..=LEVEL_FIRST).contains(&level).then_some(((tag >> 24) as u32, owner))
 }
 
 fn parse(environ: &[u8]) -> Option<(u32, ProcessId)> {
@@ -100,8 +131,9 @@ fn parse(environ: &[u8]) -> Option<(u32, ProcessId)> {
 /// The highest bit stays free: some programs read a limit as a signed number.
 const LEVEL_FIRST: u8 = 0x7f;
 const ID_MASK: u32 = 0xff_ffff;
-/// Stands where the id of a process stands otherwise.
-const PLANNER: u32 = ID_MASK;
+/// These stand where the id of a process stands otherwise.
+const HELPER: u32 = ID_MASK;
+const LOGGER: u32 = ID_MASK - 1;
 
 #[cfg(test)]
 mod tests {
@@ -125,22 +157,23 @@ mod tests {
 
     #[test]
     fn a_tag_holds_the_hob_and_the_process_and_fits_below_the_limit_it_goes_under() {
-        let outer = Marks { nonce: u32::MAX, level: level_below(limits::UNLIMITED), hard: limits::UNLIMITED };
+        let marks = |hard| Marks { nonce: u32::MAX, level: level_below(hard), hard, daemon: process::pid() };
+        let outer = marks(limits::UNLIMITED);
         let tag = outer.tag(Owner::Process(ProcessId(5))).expect("there is room");
         assert!(tag <= i64::MAX as u64);
-        assert_eq!(split(tag), Some((u32::MAX, 5)));
-        let inner = Marks { nonce: u32::MAX, level: level_below(tag), hard: tag };
-        let below = inner.tag(Owner::Process(ProcessId(PLANNER - 1))).expect("there is room");
+        assert_eq!(split(tag), Some((u32::MAX, Owner::Process(ProcessId(5)))));
+        let inner = marks(tag);
+        let below = inner.tag(Owner::Process(ProcessId(LOGGER - 1))).expect("there is room");
         assert!(below < tag, "a soft limit may not be above its hard one");
-        assert_eq!(inner.tag(Owner::Process(ProcessId(PLANNER))), None, "ids have 24 bits");
-        assert_eq!(split(inner.tag(Owner::Planner).expect("there is room")), Some((u32::MAX, PLANNER)));
+        assert_eq!(inner.tag(Owner::Process(ProcessId(HELPER))), None, "ids have 24 bits");
+        assert_eq!(split(inner.tag(Owner::Helper).expect("there is room")), Some((u32::MAX, Owner::Helper)));
     }
 
     #[test]
     fn a_limit_that_somebody_has_set_is_no_tag_and_may_leave_no_room_for_one() {
         for hard in [0, 1024, (1 << 56) - 1] {
-            let marks = Marks { nonce: 1, level: level_below(hard), hard };
-            assert_eq!(marks.tag(Owner::Planner), None, "{hard}");
+            let marks = Marks { nonce: 1, level: level_below(hard), hard, daemon: process::pid() };
+            assert_eq!(marks.tag(Owner::Helper), None, "{hard}");
             assert_eq!(split(hard), None);
         }
         assert_eq!(split(limits::UNLIMITED), None);
@@ -151,12 +184,12 @@ mod tests {
     fn a_tagged_child_is_known_again_even_without_its_environment() {
         let marks = Marks::new(0x1234_5678);
         let (rx, tx) = std::io::pipe().expect("a pipe");
-        let pid = crate::sys::process::fork(|| {
+        let pid = process::fork(|| {
             marks.tag_self(Owner::Process(ProcessId(9)));
             drop(tx);
-            let _ = crate::sys::process::new_session();
+            let _ = process::new_session();
             let words = [c"sleep".to_owned(), c"1000".to_owned()];
-            let _ = crate::sys::process::exec(&words, &[]);
+            let _ = process::exec(&words, &[]);
             1
         });
         let pid = pid.expect("fork");
@@ -164,7 +197,8 @@ mod tests {
         let _ = std::io::copy(&mut { rx }, &mut std::io::sink());
         assert_eq!(marks.tagged(pid.as_raw()), process(9));
         assert_eq!(Marks::new(0x1234_5679).tagged(pid.as_raw()), None);
-        crate::sys::process::kill(pid, libc::SIGKILL).expect("our child");
-        crate::sys::process::wait_for(pid).expect("our child");
+        assert!(all_of(pid.as_raw()).contains(&(0x1234_5678, Owner::Process(ProcessId(9)))));
+        process::kill(pid, libc::SIGKILL).expect("our child");
+        process::wait_for(pid).expect("our child");
     }
 }

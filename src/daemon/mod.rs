@@ -8,6 +8,7 @@
 mod batch;
 mod children;
 mod conductor;
+mod fetches;
 pub mod launch;
 mod leftovers;
 mod logs;
@@ -18,6 +19,7 @@ mod marks;
 pub mod messages;
 mod oom;
 mod planner;
+mod predecessor;
 mod readiness;
 mod stdio;
 
@@ -37,11 +39,13 @@ pub use self::planner::{MakePlan, Refusal, Wanted};
 
 use self::children::{Children, Reaped};
 use self::conductor::{Conductor, INPUTS, SPEAKERS};
+use self::fetches::{FETCHES, Fetches};
 use self::launch::{Launch, Report};
 use self::logs::{FINISH_WITHIN, Logs};
 use self::manager::Manager;
 use self::marks::{Marks, Owner};
 use self::planner::Planner;
+use self::predecessor::{Predecessor, Registration};
 use self::readiness::Readiness;
 use crate::control::{Control, GroupError, Host, LogPiece, LogQuery, Tail, Ticket};
 use crate::plan::{Ask, Instance, Plan, Probe, Reach, ReadyBy, Server};
@@ -114,11 +118,15 @@ struct Daemon {
     has_launchers: bool,
     /// Forked to stream logs to a client.
     streamers: Vec<Pid>,
+    fetches: Fetches,
     ending: Ending,
     /// Since when a plan is being carried out whose memory has not been given back.
     untidy: Option<Time>,
     born: Time,
     marks: Marks,
+    registration: Option<Registration>,
+    /// Until the first plan is there.
+    predecessors: Vec<Predecessor>,
     null: OwnedFd,
     exe: OwnedFd,
     nofile: (u64, u64),
@@ -183,6 +191,8 @@ impl Daemon {
         control.register(poll.registry(), CONTROL)?;
         let born = now();
         let seed = born.0.as_nanos() as u64 ^ u64::from(std::process::id()) << 32;
+        let marks = Marks::new((seed ^ seed >> 32) as u32);
+        let (registration, predecessors) = register(&options, &marks);
         Ok(Daemon {
             supervisor: Supervisor::new(seed),
             logs: Logs::new(options.roles.logger),
@@ -200,10 +210,13 @@ impl Daemon {
             to_start: Vec::new(),
             has_launchers: true,
             streamers: Vec::new(),
+            fetches: Fetches::default(),
             ending: Ending::NotYet,
             untidy: None,
             born,
-            marks: Marks::new((seed ^ seed >> 32) as u32),
+            marks,
+            registration,
+            predecessors,
             null: std::fs::OpenOptions::new().read(true).write(true).open("/dev/null").or_else(|_| no_null())?.into(),
             exe: launch::open_own_executable()?,
             nofile,
@@ -223,7 +236,7 @@ impl Daemon {
         if given.is_none() {
             self.plan(false)?;
         }
-        self.logs.start(self.poll.registry(), LOGGER, now())?;
+        self.logs.start(&self.marks, self.poll.registry(), LOGGER, now())?;
         if let Some(given) = given {
             self.conduct(given)?;
         }
@@ -263,6 +276,7 @@ impl Daemon {
                             }
                         });
                     }
+                    Token(token) if token >= FETCHES => self.hear_fetch((token - FETCHES) as u64),
                     Token(token) if token >= INPUTS => self.hear_conducted(token, event.is_writable()),
                     Token(token) => self.hear_notify(ProcessId((token - NOTIFY) as u32)),
                 }
@@ -274,6 +288,9 @@ impl Daemon {
         }
         self.readiness.close();
         self.end_conducting();
+        if let Some(registration) = self.registration {
+            registration.end();
+        }
         Ok(self.exit_status)
     }
 
@@ -299,6 +316,7 @@ impl Daemon {
             self.manager.next_deadline(),
             self.logs.restart_at(),
             self.conductor_deadline(),
+            self.fetches.next_deadline(),
             (!self.decided.is_empty()).then(Time::default),
             ending,
         ]
@@ -317,13 +335,14 @@ impl Daemon {
         self.supervisor.handle_timeout(now);
         self.manager.handle_timeout(now);
         if self.logs.restart_at().is_some_and(|at| at <= now)
-            && let Err(why) = self.logs.start(self.poll.registry(), LOGGER, now)
+            && let Err(why) = self.logs.start(&self.marks, self.poll.registry(), LOGGER, now)
         {
             log::error!("cannot start a logger: {why}");
         }
         if self.conductor.is_some() {
             self.handle_conductor_timeout();
         }
+        self.tell_failed_fetches();
         self.with_control(|control, daemon| control.handle_timeout(now, daemon));
     }
 
@@ -406,7 +425,7 @@ impl Daemon {
             runs = rest;
             let priority = |run: &Run| Some(self.supervisor.process(run.job.process())?.spec().priority);
             let at_will = many.iter().all(|run| priority(run) == many.first().and_then(priority));
-            match batch::start(&many, at_will, &|run| self.launch(run, run.job.process())) {
+            match batch::start(&many, at_will, &self.marks, &|run| self.launch(run, run.job.process())) {
                 Ok((batches, left)) => {
                     self.children.add_batches(batches);
                     runs.extend(left);
@@ -770,9 +789,9 @@ impl Daemon {
         if again {
             self.manager.say(&format!("RELOADING=1\nMONOTONIC_USEC={}", sys::clock::monotonic().as_micros()));
         }
+        let (make, before) = (&self.options.make_plan, &self.predecessors);
         let wanted = Wanted { again, deployed: self.deployed_next };
-        self.planner =
-            Some(Planner::start(&self.options.make_plan, wanted, &self.marks, self.poll.registry(), PLANNER)?);
+        self.planner = Some(Planner::start(make, wanted, &self.marks, before, self.poll.registry(), PLANNER)?);
         Ok(())
     }
 
@@ -793,6 +812,7 @@ impl Daemon {
             // Whatever kept the planner from a plan, or that it was ended for this: nobody needs one any more.
             _ if self.supervisor.is_shutting_down() => Err(vec!["hob is stopping".to_owned()]),
             Ok(plan) => {
+                self.predecessors.clear();
                 let count = plan.specs.len();
                 self.has_plan = true;
                 self.deployed = self.deployed_next;
@@ -1092,6 +1112,21 @@ impl Daemon {
 struct Ends {
     stdin: OwnedFd,
     stdout: Option<OwnedFd>,
+}
+
+/// Nothing outlives a PID 1, and a supervisord has no state directory. No folder to write to is no reason not to run.
+fn register(options: &Options, marks: &Marks) -> (Option<Registration>, Vec<Predecessor>) {
+    if sys::process::pid().as_raw() == 1 || options.supervisord.is_some() {
+        return (None, Vec::new());
+    }
+    match Registration::new(&options.state_dir, marks.nonce()) {
+        Ok((registration, predecessors)) => (Some(registration), predecessors),
+        Err(why) => {
+            let folder = options.state_dir.display();
+            log::warn!("cannot write to {folder}: {why}; when hob is killed, the next one will not find what it left");
+            (None, Vec::new())
+        }
+    }
 }
 
 const STREAMERS_MAX: usize = 64;

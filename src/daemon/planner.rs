@@ -11,6 +11,7 @@ use mio::{Interest, Registry, Token};
 use serde::{Deserialize, Serialize};
 
 use super::marks::{Marks, Owner};
+use super::predecessor::{self, Predecessor};
 use crate::plan::Plan;
 use crate::sys;
 use crate::sys::process::Pid;
@@ -57,14 +58,16 @@ impl Planner {
         make: &MakePlan,
         wanted: Wanted,
         marks: &Marks,
+        predecessors: &[Predecessor],
         registry: &Registry,
         token: Token,
     ) -> io::Result<Planner> {
         let (rx, tx) = io::pipe()?;
+        let daemon = sys::process::pid();
         let pid = sys::process::fork(|| {
             sys::process::set_name("hob plan");
             let _ = sys::process::new_session();
-            marks.tag_self(Owner::Planner);
+            marks.tag_self(Owner::Helper);
             sys::process::close_others(&[tx.as_raw_fd()]);
             // A daemon that is gone needs no plan.
             let send = |mut tx: &PipeWriter, message: &Message| {
@@ -72,6 +75,12 @@ impl Planner {
                 line.push(b'\n');
                 let _ = tx.write_all(&line);
             };
+            if !predecessors.is_empty() {
+                send(&tx, &Message::Step("ending what a hob that was killed has left".to_owned()));
+                for stat in predecessor::end_leftovers(predecessors, daemon) {
+                    log::error!("cannot end {}, which a hob that was killed has left", predecessor::named(&stat));
+                }
+            }
             make(wanted, &mut |step| send(&tx, &Message::Step(step.to_owned())), &mut |result| {
                 send(&tx, &Message::Done(result))
             });

@@ -185,7 +185,10 @@ impl Logger {
         loop {
             let Some(link) = &self.link else { return };
             match sys::socket::recv(link.as_fd(), &mut text) {
-                Ok((0, _)) => {
+                Err(why) if why.kind() == io::ErrorKind::WouldBlock => return,
+                Err(why) if why.kind() == io::ErrorKind::Interrupted => {}
+                // The error is that it was killed and had not yet read what we have told it.
+                Ok((0, _)) | Err(_) => {
                     // The daemon is gone. Read on, so that no program sees a closed pipe and no line is lost.
                     let _ = self.poll.registry().deregister(&mut SourceFd(&link.as_raw_fd()));
                     self.link = None;
@@ -194,8 +197,6 @@ impl Logger {
                     Ok(message) => self.obey(message, fd),
                     Err(why) => log::error!("the logger cannot read a message: {why}"),
                 },
-                Err(why) if why.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return,
             }
         }
     }

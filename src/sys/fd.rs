@@ -43,3 +43,25 @@ pub fn grow_pipe(pipe: &impl AsFd, bytes: usize) -> io::Result<()> {
     fcntl(pipe, FcntlArg::F_SETPIPE_SZ(bytes))?;
     Ok(())
 }
+
+/// Locks a whole file for this process, until it ends or closes any descriptor of that file; a fork does not have the
+/// lock. An error when another process has it. fcntl(2), F_SETLK.
+pub fn lock(file: &impl AsFd) -> io::Result<()> {
+    fcntl(file, FcntlArg::F_SETLK(&whole_file()))?;
+    Ok(())
+}
+
+/// Whether another process has locked a file in that way. fcntl(2), F_GETLK.
+pub fn is_locked_by_another(file: &impl AsFd) -> io::Result<bool> {
+    let mut found = whole_file();
+    fcntl(file, FcntlArg::F_GETLK(&mut found))?;
+    Ok(i32::from(found.l_type) != libc::F_UNLCK)
+}
+
+fn whole_file() -> libc::flock {
+    // SAFETY: all zeroes is a valid flock: from the start to the end of the file.
+    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+    lock.l_type = libc::F_WRLCK as libc::c_short;
+    lock.l_whence = libc::SEEK_SET as libc::c_short;
+    lock
+}

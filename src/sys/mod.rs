@@ -16,6 +16,7 @@ pub mod pidfd;
 pub mod poll;
 pub mod proc;
 pub mod process;
+pub mod random;
 pub mod signal_names;
 pub mod sigwait;
 pub mod socket;

@@ -55,7 +55,12 @@ fn parse_stat(text: &[u8]) -> Option<Stat> {
 
 /// Every process that can be seen, zombies included.
 pub fn all() -> Vec<Stat> {
-    numbers_in("/proc").filter_map(stat).collect()
+    pids().into_iter().filter_map(stat).collect()
+}
+
+/// The numbers of all processes that can be seen.
+pub fn pids() -> Vec<i32> {
+    numbers_in("/proc").collect()
 }
 
 /// The children of this process, zombies included, in the order in which they became ours; `None` without /proc.

@@ -123,6 +123,10 @@ pub fn pid() -> Pid {
     nix::unistd::getpid()
 }
 
+pub fn parent() -> Pid {
+    nix::unistd::getppid()
+}
+
 /// Orphans below this process become its children, also when it is not PID 1. prctl(2).
 pub fn become_subreaper() -> io::Result<()> {
     // SAFETY: takes plain numbers.

@@ -8,6 +8,7 @@
  *   prop escape FILE HOW MARK        start a helper that gets away (HOW: letters, below), then wait
  *        s setsid   d fork twice   e no environment   t ignore TERM   c close 0-2   g new process group
  *        x the main process ends at once, with 0, leaving the helper
+ *   prop gate FIFO CODE              wait until nobody has the FIFO open for writing any more, then exit with CODE
  *   prop stubborn N MARK             a tree of N processes that ignore TERM, INT, HUP, QUIT
  *   prop refork FILE MARK            on TERM fork a copy into a new session and exit
  *   prop chain LANES FILE MARK       LANES chains of processes without environment, descriptors, session or parent, each
@@ -603,6 +604,13 @@ int main(int argc, char **argv)
 	}
 	if (IS("escape", 3))
 		return escape(argv[2], argv[3], argv[4]);
+	if (IS("gate", 2)) {
+		char c;
+		int fd = open(argv[2], O_RDONLY);
+		while (fd >= 0 && read(fd, &c, 1) > 0)
+			;
+		return fd < 0 ? 9 : atoi(argv[3]);
+	}
 	if (IS("stubborn", 1))
 		return stubborn(atoi(argv[2]));
 	if (IS("refork", 2))
