@@ -73,8 +73,9 @@ pub trait Host {
     fn feed(&mut self, event: Event);
     /// To the process group of a run.
     fn signal(&mut self, run: Run, signal: i32) -> io::Result<()>;
-    /// Begins to read the configuration; `Control::reload_done` follows.
-    fn reload(&mut self, ticket: Ticket);
+    /// Begins to read the configuration, of what was deployed or of the home hob was booted with if it says so;
+    /// `Control::reload_done` follows.
+    fn reload(&mut self, ticket: Ticket, deployed: Option<bool>);
     /// Somebody who may block takes the connection over: `serve_logs`.
     fn stream_logs(&mut self, socket: OwnedFd, query: LogQuery);
     fn shutdown(&mut self);
@@ -498,11 +499,11 @@ impl Control {
             Ok(Reply::Events { recent, follow }) => client.stream_lines(&recent, follow, now),
             Ok(Reply::Logs(_)) if client.wants_head_only() => client.stream_lines(&[], false, now),
             Ok(Reply::Logs(query)) => self.hand_over(slot, query, host),
-            Ok(Reply::Reload) => {
+            Ok(Reply::Reload { deployed }) => {
                 self.next_ticket += 1;
                 let ticket = Ticket(self.next_ticket);
                 self.tickets.insert(ticket, id);
-                host.reload(ticket);
+                host.reload(ticket, deployed);
             }
             Ok(Reply::Shutdown) => self.mourners.push(id),
         }

@@ -16,7 +16,7 @@ use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::marks::{Marks, Owner};
-use crate::plan::{CommandKind, Identity, Spec};
+use crate::plan::{Bind, CommandKind, Identity, Spec};
 use crate::supervisor::event::ProcessId;
 use crate::sys;
 
@@ -58,6 +58,8 @@ pub struct Launch<'a> {
     pub reports: &'a UnixDatagram,
     /// hob's own executable, opened: its path may be closed to the user the child becomes.
     pub exe: BorrowedFd<'a>,
+    /// What it sees at other paths.
+    pub binds: &'a [Bind],
     /// The limits hob itself was started with; it has raised its own.
     pub nofile: (u64, u64),
     /// For a process that has none of its own.
@@ -103,6 +105,7 @@ impl Launch<'_> {
         sys::limits::set_umask(self.spec.umask.unwrap_or(0o022));
         self.set_limits();
         self.marks.tag_self(Owner::Process(self.id));
+        enter(self.binds)?;
         become_user(self.spec.user.as_ref())?;
         std::env::set_current_dir(&self.spec.directory).stage("chdir")?;
         let Some(pidfile) = &self.spec.pidfile else { return Err(self.exec_command()) };
@@ -224,6 +227,14 @@ pub fn become_user(user: Option<&Identity>) -> Result<(), Failure> {
     let Some(user) = user else { return Ok(()) };
     sys::process::become_user(user.uid, user.gid, &user.groups)
         .map_err(|(step, why)| Failure { stage: stage_of(step), errno: errno_of(&why) })
+}
+
+/// Sees what `binds` say from now on; only root can.
+pub fn enter(binds: &[Bind]) -> Result<(), Failure> {
+    if binds.is_empty() {
+        return Ok(());
+    }
+    sys::mount::enter(binds.iter().map(|bind| (bind.from.as_path(), bind.to.as_path()))).stage("bind its home")
 }
 
 /// A step that failed.
