@@ -258,6 +258,8 @@ mod tests {
             "Failure" => through::<Failure>(sample),
             "Act" => through::<Act>(sample),
             "Done" => through::<Done>(sample),
+            "Reload" => through::<Reload>(sample),
+            "Bind" => through::<crate::plan::Bind>(sample),
             "Health" => through::<Health>(sample),
             "LogLine" => through::<LogLine>(sample),
             other => panic!("no type for {other}"),
