@@ -12,6 +12,7 @@ mod control;
 mod docs;
 mod examples;
 mod failure_modes;
+mod git;
 mod hostile;
 mod hygiene;
 mod launch;

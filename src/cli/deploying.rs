@@ -11,6 +11,7 @@ use super::{Json, Places, absolute, daemon_at, failed, settings, usage};
 use crate::client::{self, Failed};
 use crate::config::{self, Settings};
 use crate::release::commands;
+use crate::release::git;
 use crate::release::link::Link;
 use crate::release::push::{self, Asked, Origin, Style};
 
@@ -80,6 +81,18 @@ pub enum Deploying {
         /// Do not ask
         #[arg(short, long)]
         yes: bool,
+    },
+    /// Make a bare git repository that deploys what is pushed to it, or give one a new hook
+    ///
+    /// What is pushed to the branch that its HEAD names is deployed as by hob push, and the pusher sees the output. If
+    /// the deployment fails, the push is refused: the branch stays where it was, as the release does. Other branches are
+    /// kept and not deployed. The hook calls this very hob with the paths of now; call this again when they change.
+    GitInit {
+        #[arg(value_name = "DIR")]
+        dir: PathBuf,
+        /// The branch to deploy [default: main, or what it is in a repository that is there]
+        #[arg(long, value_name = "NAME")]
+        branch: Option<String>,
     },
 }
 
@@ -159,6 +172,17 @@ pub fn run(command: Deploying, places: &Places) -> Result<i32, Failed> {
                 return Err(Failed { message: format!("{service} is not destroyed"), status: 1 });
             }
             deploy(&Asked::Destroy(service), places, settings, false)
+        }
+        Deploying::GitInit { dir, branch } => {
+            let reach = git::Reach {
+                hob: std::env::current_exe()?,
+                settings: settings.files,
+                socket: absolute(settings.socket),
+                state_dir: absolute(settings.state_dir),
+                log_dir: absolute(settings.log_dir),
+            };
+            client::print(&git::init(&dir, branch.as_deref(), &reach).map_err(failed)?)?;
+            Ok(0)
         }
     }
 }

@@ -10,6 +10,7 @@ mod copy;
 mod deploy;
 mod deployed;
 mod follow;
+pub mod git;
 mod homes;
 mod ignored;
 pub mod link;
