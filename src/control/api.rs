@@ -45,6 +45,8 @@ pub enum Reply {
     Logs(LogQuery),
     /// The answer is `Control::reload_done`'s.
     Reload,
+    /// What the logger counts is asked for; the answer is `metrics::answer`.
+    Metrics,
     /// The answer is `Control::goodbye`'s.
     Shutdown,
 }
