@@ -98,8 +98,23 @@ struct WithUsage<'a> {
     memory_bytes: Option<u64>,
 }
 
-/// Of each process that runs, as /proc tells it.
+/// Of each process that runs, as /proc tells it. The kernel takes a few microseconds for each: many are asked for on
+/// all processors.
 fn usages(processes: &[Process]) -> Vec<Option<Usage>> {
+    let share = processes.len().div_ceil(crate::sys::limits::cpus()).max(FEW);
+    if processes.len() <= share {
+        return usages_of(processes);
+    }
+    std::thread::scope(|scope| {
+        let parts: Vec<_> = processes.chunks(share).map(|part| scope.spawn(|| usages_of(part))).collect();
+        parts.into_iter().flat_map(|part| part.join().unwrap_or_default()).collect()
+    })
+}
+
+/// To read this many takes longer than to start a thread.
+const FEW: usize = 64;
+
+fn usages_of(processes: &[Process]) -> Vec<Option<Usage>> {
     let (tick, page) = proc::units();
     let now = crate::sys::clock::since_boot().as_secs_f64();
     let usage = |p: &Process| {

@@ -49,8 +49,8 @@ use self::predecessor::{Predecessor, Registration};
 use self::readiness::Readiness;
 use crate::control::{Control, GroupError, Host, LogPiece, LogQuery, Tail, Ticket};
 use crate::plan::{Ask, Plan, Probe, Reach, ReadyBy, Server};
-use crate::supervisor::Supervisor;
 use crate::supervisor::event::{Action, Change, Event, Exit, Job, Phase, ProcessId, Run, Survivor, Time, signal_name};
+use crate::supervisor::{Process, Supervisor};
 use crate::sys;
 use crate::sys::process::Pid;
 use crate::wire;
@@ -114,8 +114,8 @@ struct Daemon {
     streamers: Vec<Pid>,
     fetches: Fetches,
     ending: Ending,
-    /// Since when a plan is being carried out whose memory has not been given back.
-    untidy: Option<Time>,
+    /// When to give back the memory that a plan has taken.
+    tidy_at: Option<Time>,
     born: Time,
     marks: Marks,
     registration: Option<Registration>,
@@ -196,7 +196,7 @@ impl Daemon {
             streamers: Vec::new(),
             fetches: Fetches::default(),
             ending: Ending::NotYet,
-            untidy: None,
+            tidy_at: None,
             born,
             marks,
             registration,
@@ -233,7 +233,6 @@ impl Daemon {
             if self.ending == Ending::Done {
                 break;
             }
-            self.tidy();
             match self.poll.poll(&mut events, self.until_next_deadline()) {
                 Err(why) if why.kind() != io::ErrorKind::Interrupted => log::error!("cannot wait for events: {why}"),
                 _ => {}
@@ -279,12 +278,14 @@ impl Daemon {
     }
 
     /// Once a plan has come to rest, gives back the memory that reading it and starting everything took.
-    fn tidy(&mut self) {
-        let Some(since) = self.untidy else { return };
-        let at_rest = || self.supervisor.processes().all(|process| process.phase() != Phase::Starting);
-        if at_rest() || now().since(since) > TIDY_WITHIN {
+    fn tidy(&mut self, now: Time) {
+        if self.tidy_at.is_none_or(|at| at > now) {
+            return;
+        }
+        let starts = |process: &Process| process.phase() == Phase::Starting;
+        self.tidy_at = self.supervisor.processes().any(starts).then(|| now + TIDY_AFTER);
+        if self.tidy_at.is_none() {
             sys::memory::release();
-            self.untidy = None;
         }
     }
 
@@ -299,6 +300,7 @@ impl Daemon {
             self.control.as_ref().and_then(Control::next_deadline),
             self.manager.next_deadline(),
             self.logs.restart_at(),
+            self.tidy_at,
             self.conductor_deadline(),
             self.fetches.next_deadline(),
             (!self.decided.is_empty()).then(Time::default),
@@ -318,6 +320,7 @@ impl Daemon {
         let now = now();
         self.supervisor.handle_timeout(now);
         self.manager.handle_timeout(now);
+        self.tidy(now);
         if self.logs.restart_at().is_some_and(|at| at <= now)
             && let Err(why) = self.logs.start(&self.marks, self.poll.registry(), LOGGER, now)
         {
@@ -788,7 +791,7 @@ impl Daemon {
                 self.predecessors.clear();
                 let count = plan.specs.len();
                 self.feed(Event::Plan(plan));
-                self.untidy = Some(now());
+                self.tidy_at = Some(now() + TIDY_AFTER);
                 self.manager.say(&format!("READY=1\nSTATUS={count} processes"));
                 Ok(format!("{count} processes"))
             }
@@ -893,8 +896,8 @@ impl Daemon {
     }
 }
 
-/// A plan whose processes are all still being started after this is as good as at rest.
-const TIDY_WITHIN: Duration = Duration::from_secs(10);
+/// How long after a plan its memory is given back: by then most of what it starts has started.
+const TIDY_AFTER: Duration = Duration::from_secs(2);
 
 /// What strays get between SIGTERM and SIGKILL when hob ends.
 const STRAY_GRACE: Duration = Duration::from_secs(1);

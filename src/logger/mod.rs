@@ -130,6 +130,9 @@ impl Logger {
             // A program that writes 100 bytes at a time is slowed by a reader that takes each of them: once it is
             // clear that more is coming, let some of it gather. Bounded by the pipe, and only while it is busy.
             hot = if moved == 0 { 0 } else { hot + 1 };
+            if moved == 0 && self.buffer.len() > BUFFER_FIRST {
+                self.buffer = vec![0; BUFFER_FIRST];
+            }
             if hot > HOT_AFTER && moved < GATHER && self.busy.is_empty() {
                 std::thread::sleep(GATHER_FOR);
             }
@@ -277,6 +280,7 @@ impl Logger {
             if log.ended || !log.sink.is_open() {
                 return moved;
             }
+            let room = self.buffer.len();
             match log.pipe.read(&mut self.buffer) {
                 Ok(0) => {
                     log.ended = true;
@@ -306,17 +310,22 @@ impl Logger {
                         self.console.write(id, &log.label, bytes);
                         self.console_waits = self.console.flush();
                     }
-                    if length >= PIPE_DEFAULT && !log.grown {
+                    if length >= PIPE_FULL && !log.grown {
                         // A busy one. Only the pipe's memory grows, and only while it is full; a user's allowance
                         // may be used up (pipe(7)), which is no reason to complain.
                         log.grown = true;
                         let _ = sys::fd::grow_pipe(&log.pipe, BUFFER_LAST);
                     }
-                    if length == self.buffer.len() && length < BUFFER_LAST {
+                    if log.grown && room < BUFFER_LAST {
                         self.buffer.resize(BUFFER_LAST, 0);
                     }
                     if news.is_some() {
                         self.report(id, news);
+                    }
+                    // That was all there was; the next write wakes us. To go on at once would be to fight with a
+                    // program that writes 100 bytes at a time for the pipe's lock, and to get 100 bytes each time.
+                    if length < room {
+                        return moved;
                     }
                 }
                 Err(why) if why.kind() == io::ErrorKind::Interrupted => {}
@@ -467,8 +476,8 @@ impl Logger {
 }
 
 const MESSAGE_MAX: usize = 64 << 10;
-/// What a pipe holds when it is made (pipe(7)).
-const PIPE_DEFAULT: usize = 64 << 10;
+/// A pipe holds 64 KiB when it is made (pipe(7)), but less of small writes: none is split over two pages.
+const PIPE_FULL: usize = 32 << 10;
 const BUFFER_FIRST: usize = 64 << 10;
 /// The largest pipe without CAP_SYS_RESOURCE.
 const BUFFER_LAST: usize = 1 << 20;
@@ -479,5 +488,5 @@ const OUTGOING_MAX: usize = 1000;
 const SYSLOG_LINE_MAX: usize = 8 << 10;
 const HOT_AFTER: u32 = 4;
 const GATHER: usize = 256 << 10;
-const GATHER_FOR: Duration = Duration::from_micros(500);
+const GATHER_FOR: Duration = Duration::from_micros(250);
 const CONSOLE_RETRY: Duration = Duration::from_millis(20);
