@@ -19,6 +19,7 @@ mod layers;
 mod listen;
 mod logs;
 mod many;
+mod measured;
 mod page;
 mod pid1;
 mod pidproxy;
