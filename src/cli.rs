@@ -1,6 +1,7 @@
 //! The command table: help, man page and completions come from it. Parses, then calls what does the work.
 
 mod by_name;
+mod deploying;
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
+use self::deploying::Deploying;
 use crate::client::{self, Act, Daemon, Failed};
 use crate::config::{self, Overrides, Settings};
 use crate::control::LogQuery;
@@ -55,7 +57,7 @@ enum Command {
     /// folder `running` of the state directory, and the marks that dotcloud.yml(5) describes under STOPPING, tell whose
     /// it is; daemons that share a state directory leave each other alone. As PID 1 the kernel sees to it.
     Boot {
-        /// Boot this built home as one service
+        /// Boot this built home as one service; without it, what was last deployed
         #[arg(long, value_name = "DIR", env = "HOB_HOME", hide_env_values = true)]
         home: Option<PathBuf>,
         /// The dotcloud.yml of that home [default: DIR/dotcloud.yml, else DIR/code/dotcloud.yml]
@@ -80,7 +82,12 @@ enum Command {
         /// Where to build: the home itself for one service, a folder of homes for several
         #[arg(long, value_name = "DIR")]
         home: Option<PathBuf>,
+        /// Write the built homes and the code as one artifact, for hob push on another machine
+        #[arg(short, long, value_name = "FILE.tar.zst", conflicts_with = "home")]
+        out: Option<PathBuf>,
     },
+    #[command(flatten)]
+    Deploying(Deploying),
     /// Show the processes; exit status 3 if one that is named is not running
     Status {
         names: Vec<String>,
@@ -263,16 +270,24 @@ fn run(cli: Cli) -> Result<i32, Failed> {
                 None if file.is_some() || service.is_some() => {
                     return Err(usage("--file and --service belong to --home".into()));
                 }
-                None => Source::Nothing,
+                None => Source::Deployed,
             };
             let is_init = sys::process::pid().as_raw() == 1;
             boot(source, &places, is_init)
         }
         Command::Up { dir } => up(&dir, &places),
-        Command::Build { dir, home } => {
+        Command::Build { dir, out: Some(out), .. } => {
+            messages::init("info");
+            deploying::build_artifact(&dir, out, &places)
+        }
+        Command::Build { dir, home, out: None } => {
             messages::init("info");
             let settings = settings(&places)?;
             release::build::main(&dir, home.as_deref(), &settings).map_err(failed)
+        }
+        Command::Deploying(command) => {
+            messages::init("info");
+            deploying::run(command, &places)
         }
         Command::Status { names, json } => client::status(&daemon_at(&places)?, &names, json.json),
         Command::Why { names, json } => client::why(&daemon_at(&places)?, &names, json.json),
@@ -329,10 +344,14 @@ fn man_page() -> String {
     for sub in command.get_subcommands().filter(|s| !s.is_hide_set()) {
         let _ = writeln!(out, ".SH \"HOB {}\"", sub.get_name().to_uppercase());
         let sub = sub.clone().bin_name(format!("hob {}", sub.get_name()));
+        let has_more = sub.has_subcommands();
         let man = clap_mangen::Man::new(sub);
         let _ = man.render_synopsis_section(&mut out);
         let _ = man.render_description_section(&mut out);
         let _ = man.render_options_section(&mut out);
+        if has_more {
+            let _ = man.render_subcommands_section(&mut out);
+        }
     }
     String::from_utf8_lossy(&out).into_owned()
 }
@@ -395,16 +414,19 @@ fn serve(source: Source, places: Places, settings: Settings, console: bool) -> R
         config: settings.files.clone(),
         roles: roles(),
         supervisord: None,
-        make_plan: Box::new(move |again, step, done| {
+        deployed: matches!(source, Source::Deployed),
+        make_plan: Box::new(move |wanted, step, done| {
             // A reload sees what the settings say now; paths stay where the daemon has them.
             let (log_dir, state_dir) = (settings.log_dir.clone(), settings.state_dir.clone());
-            let fresh = match again {
+            let fresh = match wanted.again {
                 true => read_boot_settings(&places, console).map(|fresh| Settings { log_dir, state_dir, ..fresh }),
                 false => Ok(settings.clone()),
             };
+            let source = if wanted.deployed { &Source::Deployed } else { &source };
             let prepared =
                 fresh.map_err(|f| Refusal { errors: lines(&f.message), status: f.status }).and_then(|settings| {
-                    prepare(&source, &settings, again, step).map_err(|r| Refusal { errors: r.errors, status: r.status })
+                    prepare(source, &settings, wanted.again, step)
+                        .map_err(|r| Refusal { errors: r.errors, status: r.status })
                 });
             match prepared {
                 Ok(Prepared { plan, ports }) => {

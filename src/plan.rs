@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -53,6 +53,9 @@ pub struct Pool {
     pub events: Vec<String>,
     /// Events that wait at most.
     pub buffer_size: usize,
+    /// `len:` counts characters, as supervisord under Python 3 does, and not bytes, as its manual says.
+    #[serde(default)]
+    pub counts_characters: bool,
 }
 
 /// What only a supervisord.conf says about a process.
@@ -123,14 +126,32 @@ pub struct Instance {
     pub name: String,
     pub service: String,
     pub number: u32,
+    /// As its processes see it.
     pub home: PathBuf,
     /// The pushed tree: the directory that holds the dotcloud.yml.
     pub code: PathBuf,
     pub log_dir: PathBuf,
+    /// What its processes see at other paths than where it lies: the home and the log directory of a deployed instance.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub binds: Vec<Bind>,
     pub ports: Vec<Port>,
     /// The complete run environment of the instance, before a process adds its own.
     pub env: BTreeMap<String, String>,
     pub user: Option<Identity>,
+}
+
+/// A directory that is seen at another path, in a mount namespace of its own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bind {
+    pub from: PathBuf,
+    pub to: PathBuf,
+}
+
+impl Instance {
+    /// Where its home lies for everybody else.
+    pub fn real_home(&self) -> &Path {
+        self.binds.iter().find(|bind| bind.to == self.home).map_or(&self.home, |bind| &bind.from)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

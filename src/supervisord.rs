@@ -140,6 +140,7 @@ fn run(
             done(read.map(|conf| conf.plan).map_err(|problems| Refusal { errors: told(&problems), status: 2 }));
         }),
         supervisord: Some(given),
+        deployed: false,
     };
     daemon::boot(options).map_err(|why| {
         vec![match why.kind() {

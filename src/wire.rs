@@ -81,6 +81,8 @@ pub struct Port {
 pub struct Environment {
     pub home: String,
     pub profile: Option<String>,
+    /// Directories that are seen at other paths inside, the home among them.
+    pub binds: Vec<crate::plan::Bind>,
     pub user: Option<crate::plan::Identity>,
     pub variables: BTreeMap<String, String>,
 }
@@ -95,6 +97,8 @@ pub struct Info {
     pub uptime: f64,
     pub log_dir: String,
     pub state_dir: String,
+    /// `deployed`, `home` or `supervisord`: what the plan comes from.
+    pub source: String,
     pub socket: String,
     pub config: Vec<String>,
 }
@@ -153,6 +157,15 @@ impl Default for Act {
     fn default() -> Act {
         Act { names: Vec::new(), wait: true, timeout: None, signal: None }
     }
+}
+
+/// What reload is asked with, if it is.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Reload {
+    /// True: read what was deployed from now on. False: read the home that hob was booted with. A deployment says it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deployed: Option<bool>,
 }
 
 /// The answer to reload and shutdown.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::push::{waiting, with_free_ports};
 use crate::support::*;
 
 fn get(port: u16) -> Option<String> {
@@ -104,6 +105,109 @@ fn the_postinstall_example_works() {
     serves("postinstall", &["WWW"], &["the postinstall script"]);
 }
 
+/// A hob that has got the example, with ports that are free; the numbers by their keys.
+#[track_caller]
+fn pushed(example: &str, keys: &[&str], before: &[&[&str]]) -> (Hob, String, Vec<u16>) {
+    // Databases refuse to run as root.
+    let user = if nix::unistd::geteuid().is_root() { "user = \"nobody\"" } else { "" };
+    let home = waiting(user);
+    let keys: Vec<String> = keys.iter().map(|key| (*key).to_owned()).collect();
+    let ports = with_free_ports(&home, &keys);
+    let hob = home.boot();
+    for words in before {
+        hob.ok(words);
+    }
+    let tree = hob.home.beside(example).display().to_string();
+    sh_ok(&format!("cp -a {}/conf/examples/{example} {tree}", env!("CARGO_MANIFEST_DIR")));
+    let ran = run_within(Duration::from_secs(300), &mut hob.home.command(&["push", &tree]));
+    assert_eq!(ran.code, 0, "{example}: {}\n{}", ran.both(), hob.diary());
+    (hob, tree, ports)
+}
+
+/// Sends lines to a port of this machine and returns what comes back first.
+fn talk(port: u16, text: &str) -> String {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("somebody listens");
+    stream.set_read_timeout(Some(Duration::from_secs(5))).expect("a good length");
+    stream.write_all(text.as_bytes()).expect("it is read");
+    let mut answer = [0; 4096];
+    let length = stream.read(&mut answer).expect("it answers");
+    String::from_utf8_lossy(&answer[..length]).into_owned()
+}
+
+#[test]
+fn memcached_runs_beside_a_neighbour_of_another_type() {
+    if !need("memcached") {
+        return;
+    }
+    let (hob, _, ports) = pushed("memcached", &["cache.0.MC"], &[]);
+    assert_eq!(talk(ports[0], "set a 0 0 1\r\nx\r\n"), "STORED\r\n");
+    assert!(hob.ok(&["dlogs"]).out.contains("www"), "the neighbour is named");
+    hob.shutdown();
+}
+
+#[test]
+fn node_serves_from_three_instances() {
+    if !need_all(&["node", "npm"]) {
+        return;
+    }
+    let (hob, tree, ports) = pushed("nodehello", &["www.0.www", "www.1.www", "www.2.www"], &[]);
+    assert!(get(ports[0]).is_some_and(|text| text.contains("hello from instance 0")));
+    hob.ok(&["scale", "www=3"]);
+    for (number, port) in ports.iter().enumerate() {
+        assert!(get(*port).is_some_and(|text| text.contains(&format!("hello from instance {number}"))));
+    }
+    run_within(Duration::from_secs(300), &mut hob.home.command(&["push", &tree])).expect(0);
+    assert!(ports.iter().all(|port| get(*port).is_some()));
+    hob.shutdown();
+}
+
+#[test]
+fn go_builds_the_package_that_the_file_names() {
+    if !need("go") {
+        return;
+    }
+    let (hob, _, ports) = pushed("golang", &["www.0.www"], &[]);
+    assert!(get(ports[0]).is_some_and(|text| text.contains("hello from go")));
+    hob.shutdown();
+}
+
+#[test]
+fn redis_has_its_password_from_the_variables() {
+    if !need("redis-server") {
+        return;
+    }
+    let (hob, tree, ports) = pushed("redis", &["redis.0.redis"], &[&["env", "set", "REDISPASS=s3cret"]]);
+    assert!(talk(ports[0], "PING\r\n").starts_with("-NOAUTH"));
+    assert_eq!(talk(ports[0], "AUTH s3cret\r\n"), "+OK\r\n");
+    hob.ok(&["env", "set", "REDISPASS=other"]);
+    assert_eq!(talk(ports[0], "AUTH other\r\n"), "+OK\r\n");
+    hob.hob(&["env", "unset", "REDISPASS"]).expect(1).says("set it with hob env set REDISPASS");
+    assert_eq!(talk(ports[0], "AUTH other\r\n"), "+OK\r\n", "the old one goes on");
+    drop(tree);
+    hob.shutdown();
+}
+
+#[test]
+fn mariadb_keeps_its_tables_over_three_pushes() {
+    if !need_all(&["mariadbd", "mariadb"]) {
+        return;
+    }
+    let (hob, tree, ports) = pushed("mariadb", &["db.0.sql"], &[]);
+    let sql = |line: &str| {
+        let words = ["--no-defaults", "-h127.0.0.1", "-uroot", &format!("-P{}", ports[0]), "-Nse", line];
+        run(std::process::Command::new("mariadb").args(words)).expect(0).out
+    };
+    sql("create database d; create table d.t (n int); insert into d.t values (1)");
+    for n in 2..=3 {
+        run_within(Duration::from_secs(300), &mut hob.home.command(&["push", &tree])).expect(0);
+        assert_eq!(sql("select count(*) from d.t"), format!("{}\n", n - 1));
+        sql(&format!("insert into d.t values ({n})"));
+    }
+    hob.ok(&["deploy", "previous"]);
+    assert_eq!(sql("select count(*) from d.t"), "3\n");
+    hob.shutdown();
+}
+
 #[test]
 fn every_example_is_tested_here_and_told_in_the_readme_and_passes_the_check() {
     let dir = format!("{}/conf/examples", env!("CARGO_MANIFEST_DIR"));
@@ -118,10 +222,11 @@ fn every_example_is_tested_here_and_told_in_the_readme_and_passes_the_check() {
         }
         seen += 1;
         let name = entry.file_name().to_string_lossy().into_owned();
-        assert!(own.contains(&format!("serves(\"{name}\"")), "no test for {name}");
+        let is_tested = ["serves", "pushed"].iter().any(|how| own.contains(&format!("{how}(\"{name}\"")));
+        assert!(is_tested, "no test for {name}");
         assert!(readme.contains(&format!("`{name}`")), "{name} is not in the README");
         let file = entry.path().join("dotcloud.yml").display().to_string();
         run(&mut home.command(&["check", &file])).expect(0);
     }
-    assert!(seen >= 7, "{seen}");
+    assert!(seen >= 12, "{seen}");
 }

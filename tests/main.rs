@@ -23,6 +23,7 @@ mod measured;
 mod page;
 mod pid1;
 mod pidproxy;
+mod push;
 mod soak;
 mod stop;
 mod supervise;

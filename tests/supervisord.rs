@@ -55,31 +55,29 @@ fn the_conformance_suite_passes_with_the_real_clients() {
     }
     let Some(venv) = python_clients() else { return };
     let links = links();
+    let (text, failed) = run_suite(venv, links.path(), &["--jobs", "3"]);
+    assert!(text.contains(" passed, "), "{text}");
+    if failed.is_empty() {
+        return;
+    }
+    // Several cases measure with the wall clock, which says little on a busy machine: those that failed have one more
+    // go, alone.
+    eprintln!("once more: {failed:?}");
+    let names: Vec<&str> = failed.iter().filter_map(|line| line.split([' ', ':']).nth(1)).collect();
+    let (text, failed) = run_suite(venv, links.path(), &["--jobs", "1", "--only", &names.join(",")]);
+    assert_eq!(failed, [""; 0], "{text}");
+}
+
+/// Its output, and the lines that tell of failures.
+fn run_suite(venv: &Path, bin: &Path, more: &[&str]) -> (String, Vec<String>) {
     let suite = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/conformance/run.py");
-    let out = Command::new(venv.join("bin/python"))
-        .arg(suite)
-        .arg("--bin")
-        .arg(links.path())
-        .arg("--client-venv")
-        .arg(venv)
-        .args(["--jobs", "3", "--timeout", "120"])
-        .output()
-        .expect("python runs");
-    let text = String::from_utf8_lossy(&out.stdout);
-    let failed: Vec<&str> = text.lines().filter(|line| line.starts_with("FAIL")).collect();
-    let expected: Vec<&str> = failed.iter().copied().filter(|line| is_missing(line)).collect();
-    assert!(text.contains(" passed, "), "{text}\n{}", String::from_utf8_lossy(&out.stderr));
-    assert_eq!(failed, expected, "{text}");
+    let mut command = Command::new(venv.join("bin/python"));
+    command.arg(suite).arg("--bin").arg(bin).arg("--client-venv").arg(venv).args(["--timeout", "120"]).args(more);
+    let out = command.output().expect("python runs");
+    let text = String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
+    let failed = text.lines().filter(|line| line.starts_with("FAIL ")).map(str::to_owned).collect();
+    (text, failed)
 }
-
-/// Cases about what hob does not have yet.
-fn is_missing(line: &str) -> bool {
-    MISSING.iter().any(|name| line.strip_prefix("FAIL ").is_some_and(|rest| rest.starts_with(name)))
-}
-
-/// The page at the root of a server.
-const MISSING: &[&str] =
-    &["auth.challenge", "http.root_page", "http.root_page_over_inet", "http.actions", "http.tail_page"];
 
 /// A supervisord in a folder of its own, ended when it goes out of scope.
 struct Supervisord {

@@ -17,7 +17,7 @@ use std::path::Path;
 use serde::Serialize;
 use serde_json::json;
 
-pub use self::show::print;
+pub use self::show::{print, table};
 pub use self::talk::{Daemon, Failed, escape};
 pub use self::why::why;
 use crate::sys::proc;

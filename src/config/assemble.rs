@@ -82,7 +82,12 @@ pub fn variables(
 /// The name of the application.
 fn project(settings: &Settings, placement: &Placement) -> String {
     let directory = || placement.code.file_name().map(|name| name.to_string_lossy().into_owned());
-    settings.project.clone().or_else(directory).unwrap_or_else(|| "hob".to_owned())
+    settings
+        .project
+        .clone()
+        .or_else(|| placement.project.clone())
+        .or_else(directory)
+        .unwrap_or_else(|| "hob".to_owned())
 }
 
 struct Maker<'a> {
@@ -148,6 +153,7 @@ impl Maker<'_> {
             home: placement.home.clone(),
             code: placement.code.clone(),
             log_dir: placement.log_dir.clone(),
+            binds: placement.binds.clone(),
             ports: service.ports.iter().map(port).collect(),
             env,
             user,
@@ -419,6 +425,8 @@ pub fn trial_placements(stack: &Stack, settings: &Settings) -> Vec<Placement> {
                 home: settings.home.clone(),
                 code: code.clone(),
                 log_dir: settings.log_dir.clone(),
+                binds: Vec::new(),
+                project: None,
             });
         }
     }

@@ -26,6 +26,8 @@ pub struct Stack {
     pub services: Vec<Service>,
     /// Services of other types: name and type.
     pub skipped: Vec<(String, String)>,
+    /// Run-only variables of every service, stronger than its own `environment:` (`hob env set`).
+    pub variables: Vec<(String, String)>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -112,7 +114,7 @@ pub fn default_stack(home: &Path) -> Stack {
     let kind = Value { at: at.clone(), data: Data::Scalar(Scalar { text: "custom".to_owned(), kind: Kind::Text }) };
     let raw = vec![(Key { text: "type".to_owned(), at: at.clone() }, kind)];
     let service = reader.service("www", &at, &raw);
-    Stack { file: home.to_owned(), services: vec![service], skipped: Vec::new() }
+    Stack { file: home.to_owned(), services: vec![service], skipped: Vec::new(), variables: Vec::new() }
 }
 
 /// The whole of a regular file, up to one byte more than `yaml` accepts.
@@ -137,7 +139,8 @@ struct Reader {
 
 impl Reader {
     fn stack(&mut self, path: &Path, bytes: &[u8]) -> Stack {
-        let mut stack = Stack { file: path.to_owned(), services: Vec::new(), skipped: Vec::new() };
+        let mut stack =
+            Stack { file: path.to_owned(), services: Vec::new(), skipped: Vec::new(), variables: Vec::new() };
         let root = match yaml::parse(&self.file, bytes) {
             Ok(Some(root)) => root,
             Ok(None) => {
@@ -592,7 +595,7 @@ const OTHER_TYPES: &[&str] = &[
 ];
 
 /// Each instance lists every other in its environment, so their number squared is what it costs.
-const MAX_INSTANCES: u32 = 256;
+pub const MAX_INSTANCES: u32 = 256;
 const MAX_PROCESSES: usize = 20_000;
 
 #[cfg(test)]

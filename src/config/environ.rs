@@ -167,9 +167,11 @@ pub fn run_variables(
         variables.push((format!("DOTCLOUD_{name}_INSTANCES"), Var::Number(count)));
     }
     let user = stack.service(&instance.service).map(|service| service.environment.as_slice()).unwrap_or_default();
-    for (key, value) in user {
+    let of_service = user.iter().map(|(key, value)| (key, Var::Given(value.clone())));
+    let of_all = stack.variables.iter().map(|(key, value)| (key, text(value)));
+    for (key, value) in of_service.chain(of_all) {
         variables.retain(|(name, _)| name != key);
-        variables.push((key.clone(), Var::Given(value.clone())));
+        variables.push((key.clone(), value));
     }
     variables
 }

@@ -87,7 +87,11 @@ impl Flags {
             let shown = if flag.short == '\0' { format!("--{}", own.long) } else { format!("-{}", flag.short) };
             flags.put(own, value, &shown)?;
         }
-        if rest.is_empty() { Ok(flags) } else { Err(format!("positional arguments are not supported: {rest:?}")) }
+        if rest.is_empty() {
+            Ok(flags)
+        } else {
+            Err(format!("positional arguments are not supported: ['{}']", rest.join("', '")))
+        }
     }
 
     fn put(&mut self, flag: &Flag, value: String, shown: &str) -> Result<(), String> {
@@ -137,8 +141,8 @@ mod tests {
             ("-c", "option -c requires argument"),
             ("--nodaemon=x", "option --nodaemon must not have an argument"),
             ("-n -n", "conflicting command line option '-n'"),
-            ("start x", "positional arguments are not supported: [\"start\", \"x\"]"),
-            ("-n -- x", "positional arguments are not supported: [\"x\"]"),
+            ("start x", "positional arguments are not supported: ['start', 'x']"),
+            ("-n -- x", "positional arguments are not supported: ['x']"),
         ] {
             assert_eq!(parse(text), Err(error.to_owned()), "{text}");
         }

@@ -92,9 +92,9 @@ pub fn signal(text: &str) -> Read<i32> {
     })
 }
 
-/// The parts of a comma-separated list.
+/// The parts of a comma-separated list; a comma too many makes an empty one.
 pub fn list(text: &str) -> Vec<String> {
-    text.split(',').map(|part| part.trim().to_owned()).filter(|part| !part.is_empty()).collect()
+    if text.is_empty() { Vec::new() } else { text.split(',').map(|part| part.trim().to_owned()).collect() }
 }
 
 /// A name of a process or a group.
@@ -169,18 +169,15 @@ pub fn log_file(text: &str, home: &Path) -> Read<LogFile> {
 /// Host and port of `9001`, `:9001`, `*:9001`, `host:port`; an empty host is every address.
 pub fn inet(text: &str) -> Read<(String, u16)> {
     let text = text.trim();
-    if text.is_empty() {
-        return Err("no port number specified in ''".to_owned());
-    }
     let (host, port) = text.rsplit_once(':').unwrap_or(("", text));
-    let host = host.trim_start_matches('[').trim_end_matches(']').to_lowercase();
-    let number = integer(port).map_err(|_| format!("not a valid port number: '{}'", clip(port)))?;
-    match u16::try_from(number) {
-        Ok(0) => Err("0 is below lower bound (1)".to_owned()),
-        Ok(port) => Ok((if host == "*" { String::new() } else { host }, port)),
-        Err(_) if number < 0 => Err(format!("{number} is below lower bound (1)")),
-        Err(_) => Err(format!("{number} is above upper bound (65535)")),
+    if port.is_empty() {
+        return Err(format!("no port number specified in '{}'", clip(port)));
     }
+    let host = host.trim_start_matches('[').trim_end_matches(']').to_lowercase();
+    let number = integer(port).ok().and_then(|number| u16::try_from(number).ok()).filter(|number| *number > 0);
+    // With a blank behind it, which is in the original.
+    let number = number.ok_or_else(|| format!("not a valid port number: '{}' ", clip(port)))?;
+    Ok((if host == "*" { String::new() } else { host }, number))
 }
 
 fn clip(text: &str) -> String {
@@ -239,9 +236,10 @@ mod tests {
             assert_eq!(inet(text), Ok((host.to_owned(), port)), "{text}");
         }
         assert_eq!(inet("[::1]:7"), Ok(("::1".to_owned(), 7)));
-        assert_eq!(inet("h:x"), Err("not a valid port number: 'x'".into()));
+        assert_eq!(inet("h:x"), Err("not a valid port number: 'x' ".into()));
         assert_eq!(inet(""), Err("no port number specified in ''".into()));
-        assert_eq!(inet("0"), Err("0 is below lower bound (1)".into()));
+        assert_eq!(inet("h:"), Err("no port number specified in ''".into()));
+        assert_eq!(inet("0"), Err("not a valid port number: '0' ".into()));
         assert!(inet("65536").is_err());
     }
 

@@ -33,13 +33,15 @@ mod yaml;
 
 use std::path::{Path, PathBuf};
 
+use crate::plan::Bind;
+
 pub use assemble::{plan, variables};
-pub use buildfile::{Service, Stack, default_stack, stack};
+pub use buildfile::{MAX_INSTANCES, Service, Stack, default_stack, stack};
 pub use environ::{Env, build_env, environment_files, own_env};
 pub use flags::{Flags, usage as supervisord_usage};
 pub use ports::Ports;
 pub use search::{find as find_supervisord_conf, places as supervisord_conf_places};
-pub use settings::{DEFAULT_USER, Overrides, Settings, settings};
+pub use settings::{DEFAULT_USER, HomeMode, Overrides, Settings, settings};
 pub use supervisorctl::supervisorctl;
 pub use supervisord::{Conf, Level, Main, MainLog, Note, Setting, supervisord};
 pub use users::Users;
@@ -55,10 +57,14 @@ pub struct Placement {
     pub number: u32,
     /// How many instances there are.
     pub of: u32,
+    /// As its processes see it.
     pub home: PathBuf,
     /// The directory that holds the dotcloud.yml.
     pub code: PathBuf,
     pub log_dir: PathBuf,
+    pub binds: Vec<Bind>,
+    /// The name of the application; nothing: that of the directory of the code.
+    pub project: Option<String>,
 }
 
 impl Placement {
@@ -157,12 +163,13 @@ mod tests {
             }
             count += 1;
             let (stack, warnings) = super::stack(&dir.join("dotcloud.yml")).unwrap_or_else(|error| panic!("{error}"));
-            assert!(warnings.is_empty(), "{warnings:?}");
-            assert!(dir.join(&stack.services[0].buildscript).is_file(), "{}", dir.display());
             let name = dir.file_name().unwrap().to_string_lossy().into_owned();
+            // The one with a neighbour of another type has no builder either.
+            assert_eq!(warnings.len(), usize::from(name == "memcached"), "{warnings:?}");
+            assert_eq!(dir.join(&stack.services[0].buildscript).is_file(), name != "memcached", "{}", dir.display());
             assert!(readme.contains(&format!("`{name}`")), "{name}");
         }
-        assert_eq!(count, 7);
+        assert_eq!(count, 12);
     }
 
     #[test]
@@ -198,6 +205,8 @@ mod tests {
                     home: PathBuf::from("/homes").join(&name),
                     code: PathBuf::from("/code/hello"),
                     log_dir: PathBuf::from("/log").join(&name),
+                    binds: Vec::new(),
+                    project: None,
                 });
             }
         }

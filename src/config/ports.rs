@@ -23,6 +23,8 @@ pub struct Ports {
     numbers: BTreeMap<String, u16>,
     /// What hob's own environment says, which is never written down.
     given: BTreeMap<String, u16>,
+    /// Nothing is given back: while a stack is replaced by another, ports of both are in use.
+    keeps: bool,
 }
 
 impl Ports {
@@ -42,12 +44,26 @@ impl Ports {
                 (BTreeMap::new(), Some(Problem::new(&at, why).hint(hint)))
             }
         };
-        (Ports { file: Some(file), numbers, given: BTreeMap::new() }, warning)
+        (Ports { file: Some(file), numbers, given: BTreeMap::new(), keeps: false }, warning)
     }
 
     /// For a trial: nothing is read or written.
     pub fn in_memory() -> Ports {
         Ports::default()
+    }
+
+    /// From now on no port is given back but by `forget`.
+    pub fn keep_all(&mut self) {
+        self.keeps = true;
+    }
+
+    /// Gives back the ports of a service that `is_used` has no use for: the number of the instance and the port's name.
+    pub fn forget(&mut self, service: &str, is_used: impl Fn(u32, &str) -> bool) {
+        self.numbers.retain(|key, _| {
+            let mut parts = key.splitn(3, '.');
+            let (of, number, port) = (parts.next(), parts.next().and_then(|n| n.parse().ok()), parts.next());
+            of != Some(service) || number.zip(port).is_some_and(|(number, port)| is_used(number, port))
+        });
     }
 
     /// Gives every port of these placements a number. A `PORT_X` in hob's own environment wins where it can only mean
@@ -67,7 +83,9 @@ impl Ports {
                 service.ports.iter().map(move |port| (key(&port.name), variable(&port.name)))
             })
             .collect();
-        self.numbers.retain(|key, _| still_declared(stack, key));
+        if !self.keeps {
+            self.numbers.retain(|key, _| still_declared(stack, key));
+        }
         self.given = given(&wanted, own_env);
         let mut taken: BTreeSet<u16> = self.numbers.values().chain(self.given.values()).copied().collect();
         for (key, _) in &wanted {

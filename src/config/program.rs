@@ -35,7 +35,7 @@ impl Kind {
 
 /// Whether messages about a section name it and its file.
 pub fn is_program_like(section: &str) -> bool {
-    Kind::of(section).is_some() || section.starts_with("group:")
+    Kind::of(section).is_some()
 }
 
 /// The keys that a section may have; none if it is no section of ours.
@@ -144,13 +144,19 @@ fn pool(reader: &mut Reader, ini: &Ini, section: &str, scope: &Names) -> Option<
         reader.wrong_section(ini, section, why);
     }
     let handler = ini.get(section, "result_handler").map(|entry| entry.value.trim().to_owned());
-    if let Some(handler) = handler.filter(|handler| handler != "supervisor.dispatchers:default_handler") {
-        let why = format!(
-            "[{section}] result_handler={handler} is Python code, which hob does not run: the usual one is used"
-        );
-        reader.notes.push(Note::Warning(why));
+    match handler.as_deref() {
+        None | Some("supervisor.dispatchers:default_handler") => {}
+        // Prints what it gets, which hob can do by itself.
+        Some(known @ "supervisor_stdout:event_handler") => {
+            let why = format!("[{section}] result_handler={known} is Python code: the usual one is used");
+            reader.notes.push(Note::Warning(why));
+        }
+        Some(other) => {
+            let why = format!("{other} cannot be resolved within [{section}]: hob runs no Python code");
+            reader.wrong_section(ini, section, why);
+        }
     }
-    if ini.get(section, "events").is_none() {
+    if ini.get(section, "events").is_none_or(|entry| entry.value.trim().is_empty()) {
         reader.wrong_section(ini, section, format!("[{section}] section requires an \"events\" line"));
         return None;
     }
@@ -159,7 +165,12 @@ fn pool(reader: &mut Reader, ini: &Ini, section: &str, scope: &Names) -> Option<
     for event in events.iter().filter(|event| !EVENTS.contains(&event.as_str())) {
         reader.wrong_section(ini, section, format!("Unknown event type {event} in [{section}] events"));
     }
-    Some(Pool { events, buffer_size: usize::try_from(buffer_size).unwrap_or(1) })
+    let counts_characters = reader.get(ini, section, "len_counts", scope, false, |text| match text.trim() {
+        "bytes" => Ok(false),
+        "characters" => Ok(true),
+        _ => Err(format!("len_counts is bytes or characters, not '{text}'")),
+    });
+    Some(Pool { events, buffer_size: usize::try_from(buffer_size).unwrap_or(1), counts_characters })
 }
 
 /// The processes of a section, sorted by name.
@@ -174,7 +185,11 @@ fn processes(reader: &mut Reader, ini: &Ini, main: &Main, env: &Env, section: &s
     let numprocs = reader.get(ini, section, "numprocs", &scope, 1, lenient::integer).clamp(0, MOST_PROCESSES);
     let first = reader.get(ini, section, "numprocs_start", &scope, 0, lenient::integer);
     if ini.get(section, "command").is_none() {
-        reader.wrong_section(ini, section, format!("program section {section} does not specify a command"));
+        let why = format!(
+            "program section {section} does not specify a command in section '{section}' (file: '{}')",
+            reader.file
+        );
+        reader.wrong_section(ini, section, why);
         return Vec::new();
     }
     let process_name = ini.get(section, "process_name").map_or("%(program_name)s", |entry| &entry.value).to_owned();
@@ -517,4 +532,5 @@ const KEYS: &[&str] = &[
     "events",
     "buffer_size",
     "result_handler",
+    "len_counts",
 ];

@@ -133,7 +133,10 @@ fn mistakes_are_told_in_supervisords_words() {
     ] {
         assert_eq!(error(&format!("[program:a]\ncommand=x\n{option}\n")), format!("{why}{in_a}"), "{option}");
     }
-    assert_eq!(error("[program:a]\nautostart=no\n"), "program section program:a does not specify a command");
+    assert_eq!(
+        error("[program:a]\nautostart=no\n"),
+        format!("program section program:a does not specify a command{in_a}")
+    );
     assert_eq!(
         error("[group:g]\nprograms=a,ghost\n[program:a]\ncommand=x\n"),
         "[group:g] names unknown program or fcgi-program ghost"

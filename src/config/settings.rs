@@ -2,13 +2,14 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::buildfile::read_bounded;
 use super::environ::Env;
 use super::expand;
 use super::kinds::{self, Wrong};
-use super::options::{self, At, CONSOLE, NOT_A_DEFAULT, Opt, PATH, ProcessOptions};
-use super::read::{located, names, put, scalar, text, tri};
+use super::options::{self, At, CONSOLE, DURATION, NOT_A_DEFAULT, Opt, PATH, ProcessOptions};
+use super::read::{located, names, positive, put, scalar, text, tri};
 use super::toml;
 use super::users::Users;
 use super::value::{Place, Problem, Problems, Value, quoted};
@@ -39,11 +40,10 @@ pub struct Settings {
     pub state_dir: PathBuf,
     pub log_dir: PathBuf,
     pub home: PathBuf,
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "read and checked; builds use it once releases have a directory each")
-    )]
     pub home_mode: HomeMode,
+    pub build_timeout: Duration,
+    pub postinstall_timeout: Duration,
+    pub responsive_timeout: Duration,
     pub user: Option<At<String>>,
     pub project: Option<String>,
     pub exit_when: ExitWhen,
@@ -93,6 +93,9 @@ pub struct SettingsFile {
     log_dir: Option<At<String>>,
     home: Option<At<String>>,
     home_mode: HomeMode,
+    build_timeout: Duration,
+    postinstall_timeout: Duration,
+    responsive_timeout: Duration,
     user: Option<At<String>>,
     project: Option<String>,
     exit_when: ExitWhen,
@@ -191,6 +194,9 @@ impl Places<'_> {
             log_dir,
             home,
             home_mode: file.home_mode,
+            build_timeout: file.build_timeout,
+            postinstall_timeout: file.postinstall_timeout,
+            responsive_timeout: file.responsive_timeout,
             user: file.user,
             project: file.project,
             exit_when: file.exit_when,
@@ -400,6 +406,28 @@ pub const SETTINGS: &[Opt<SettingsFile>] = &[
             let words = [("auto", HomeMode::Auto), ("bind", HomeMode::Bind), ("direct", HomeMode::Direct)];
             put(&mut o.home_mode, scalar(v, |text| kinds::word(text, &words))?)
         },
+    },
+    Opt {
+        key: "build_timeout",
+        kind: DURATION,
+        default: "15m",
+        doc: "How long each script of a build may take, and the installation of systempackages.",
+        set: |o, v| put(&mut o.build_timeout, scalar(v, positive)?),
+    },
+    Opt {
+        key: "postinstall_timeout",
+        kind: DURATION,
+        default: "10m",
+        doc: "How long the postinstall script of an instance may take.",
+        set: |o, v| put(&mut o.postinstall_timeout, scalar(v, positive)?),
+    },
+    Opt {
+        key: "responsive_timeout",
+        kind: DURATION,
+        default: "60s",
+        doc: "How long a new instance may take until its processes are ready and its declared http and tcp ports accept \
+              connections. After that hob goes back to the release before.",
+        set: |o, v| put(&mut o.responsive_timeout, scalar(v, positive)?),
     },
     Opt {
         key: "user",

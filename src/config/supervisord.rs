@@ -385,6 +385,12 @@ impl Reader {
                     self.wrong_section(ini, &section.name, why);
                 }
                 Some(entry) if entry.value.trim() == "supervisor.rpcinterface:make_main_rpcinterface" => {}
+                Some(entry) if !PLUGINS.iter().any(|plugin| entry.value.trim().starts_with(plugin)) => {
+                    let factory = entry.value.trim();
+                    let why =
+                        format!("{factory} cannot be resolved within [{}]: hob runs no Python code", section.name);
+                    self.problems.push(Problem::new(&entry.at, why));
+                }
                 Some(entry) => {
                     let why = format!(
                         "[{}] is left out: {} is Python code, which hob does not run in the daemon",
@@ -560,6 +566,21 @@ fn fits_one(pattern: &[char], at: usize, c: char) -> Option<usize> {
         other => (other == c).then_some(at + 1),
     }
 }
+
+/// Packages with code for the daemon that are in use. A daemon without one of them is better than none.
+const PLUGINS: &[&str] = &[
+    "supervisor_twiddler.",
+    "mr.laforge.",
+    "supervisor_quick.",
+    "supervisor_cache.",
+    "supervisor_logging.",
+    "supervisor_agent.",
+    "supervisor_wildcards",
+    "multivisor.",
+    "supvisors.",
+    "sd_supervisord.",
+    "superlance.",
+];
 
 const MAIN_KEYS: &[&str] = &[
     "logfile",

@@ -44,7 +44,9 @@ pub enum Reply {
     },
     Logs(LogQuery),
     /// The answer is `Control::reload_done`'s.
-    Reload,
+    Reload {
+        deployed: Option<bool>,
+    },
     /// The answer is `Control::goodbye`'s.
     Shutdown,
 }
@@ -190,6 +192,7 @@ pub fn environment(call: &mut Call<'_>) -> Handled {
     json(&wire::Environment {
         home: instance.home.display().to_string(),
         profile: profile.map(|path| path.display().to_string()),
+        binds: instance.binds.clone(),
         user: instance.user.clone(),
         variables: instance.env.clone(),
     })
@@ -246,7 +249,11 @@ pub fn reload(call: &mut Call<'_>) -> Handled {
     if call.host.supervisor().is_shutting_down() {
         return Err(failure(503, "hob is shutting down".into()));
     }
-    Ok(Reply::Reload)
+    let asked: wire::Reload = match call.request.body.trim_ascii() {
+        b"" => wire::Reload::default(),
+        body => serde_json::from_slice(body).map_err(|e| failure(400, format!("cannot read the body: {e}")))?,
+    };
+    Ok(Reply::Reload { deployed: asked.deployed })
 }
 
 pub fn shutdown(call: &mut Call<'_>) -> Handled {
@@ -363,7 +370,7 @@ fn instance_shown(instance: &plan::Instance, processes: Vec<String>) -> wire::In
         name: instance.name.clone(),
         service: instance.service.clone(),
         number: instance.number,
-        home: instance.home.display().to_string(),
+        home: instance.real_home().display().to_string(),
         code: instance.code.display().to_string(),
         log_dir: instance.log_dir.display().to_string(),
         ports: instance.ports.iter().map(port).collect(),

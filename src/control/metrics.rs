@@ -197,7 +197,8 @@ mod tests {
 
     fn text(processes: &[Sample]) -> String {
         let info = serde_json::json!({
-            "version": "1", "pid": 1, "state": "running", "uptime": 1.5, "log_dir": "", "state_dir": "", "socket": "", "config": []
+            "version": "1", "pid": 1, "state": "running", "uptime": 1.5, "log_dir": "", "state_dir": "",
+            "source": "home", "socket": "", "config": []
         });
         render(processes, &serde_json::from_value(info).expect("an info"))
     }

@@ -73,8 +73,9 @@ pub trait Host {
     fn feed(&mut self, event: Event);
     /// To the process group of a run.
     fn signal(&mut self, run: Run, signal: i32) -> io::Result<()>;
-    /// Begins to read the configuration; `Control::reload_done` follows.
-    fn reload(&mut self, ticket: Ticket);
+    /// Begins to read the configuration, of what was deployed or of the home hob was booted with if it says so;
+    /// `Control::reload_done` follows.
+    fn reload(&mut self, ticket: Ticket, deployed: Option<bool>);
     /// Somebody who may block takes the connection over: `serve_logs`.
     fn stream_logs(&mut self, socket: OwnedFd, query: LogQuery);
     fn shutdown(&mut self);
@@ -473,6 +474,12 @@ impl Control {
         if let Some(Err(refusal)) = guarded {
             return client.answer(&refusal, now);
         }
+        // Of a supervisord's socket the mode alone decides who may what.
+        let is_supervisord = host.supervisor().plan().supervisord.is_some();
+        if matches!(client.visitor, Visitor::Stranger(_)) && !is_supervisord {
+            let refusal = routes::refusal(client.visitor, self.own_uid, routes::Who::Member, &request.path);
+            return client.answer(&refusal, now);
+        }
         if request.path.starts_with("/RPC2") {
             return self.handle_rpc(id, request, host);
         }
@@ -498,11 +505,11 @@ impl Control {
             Ok(Reply::Events { recent, follow }) => client.stream_lines(&recent, follow, now),
             Ok(Reply::Logs(_)) if client.wants_head_only() => client.stream_lines(&[], false, now),
             Ok(Reply::Logs(query)) => self.hand_over(slot, query, host),
-            Ok(Reply::Reload) => {
+            Ok(Reply::Reload { deployed }) => {
                 self.next_ticket += 1;
                 let ticket = Ticket(self.next_ticket);
                 self.tickets.insert(ticket, id);
-                host.reload(ticket);
+                host.reload(ticket, deployed);
             }
             Ok(Reply::Shutdown) => self.mourners.push(id),
         }
@@ -520,10 +527,10 @@ impl Control {
             None
         };
         if let Some((status, why)) = refusal {
-            return self.answer_now(client, &api::failure(status, why.into()), host);
+            return self.answer_now(client, &refusal_page(status, why), host);
         }
         match Exchange::new(&request.body) {
-            Err(why) => self.answer_now(client, &api::failure(400, format!("not an XML-RPC call: {why}")), host),
+            Err(why) => self.answer_now(client, &refusal_page(400, &format!("not an XML-RPC call: {why}")), host),
             Ok(exchange) => self.begin(client, exchange, host),
         }
     }
@@ -613,6 +620,13 @@ impl Control {
             self.clients.pop();
         }
     }
+}
+
+/// For clients that expect the small page of supervisord's server.
+fn refusal_page(status: u16, why: &str) -> Answer {
+    let why = why.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+    let body = format!("<html><head><title>Error {status}</title></head><body><p>{why}</p></body></html>\n");
+    Answer { status, content: "text/html", body: body.into_bytes(), headers: Vec::new() }
 }
 
 /// What XML-RPC clients say they send.

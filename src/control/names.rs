@@ -203,6 +203,7 @@ mod tests {
 
     fn instance(name: &str, service: &str, number: u32) -> Instance {
         Instance {
+            binds: Vec::new(),
             name: name.into(),
             service: service.into(),
             number,

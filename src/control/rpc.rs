@@ -79,7 +79,8 @@ const NAMES: &[(i32, &str)] = &[
 /// A fault as it is sent: `BAD_NAME: web`, or its name alone.
 pub fn faulted(code: i32, detail: &str) -> Fault {
     let name = NAMES.iter().find(|(number, _)| *number == code).map_or("UNKNOWN", |(_, name)| name);
-    let text = if detail.is_empty() { name.to_owned() } else { format!("{name}: {detail}") };
+    // A name is told even where it is empty.
+    let text = if detail.is_empty() && code != fault::BAD_NAME { name.to_owned() } else { format!("{name}: {detail}") };
     Fault { code, text }
 }
 
@@ -723,7 +724,13 @@ fn clear_all(asked: &mut Asked<'_>) -> Outcome {
 
 fn send_stdin(asked: &mut Asked<'_>) -> Outcome {
     let name = given!(asked.text(0));
-    let text = given!(asked.text(1));
+    let text = match asked.params.get(1) {
+        Some(Value::String(text)) => text.clone(),
+        other => {
+            let shown = other.and_then(Value::as_int).map(|number| number.to_string()).unwrap_or_default();
+            return fail(fault::INCORRECT_PARAMETERS, &shown);
+        }
+    };
     let id = given!(asked.process(&name));
     if asked.host.supervisor().process(id).and_then(Process::run).is_none() {
         return fail(fault::NOT_RUNNING, &name);

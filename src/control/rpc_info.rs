@@ -76,7 +76,8 @@ fn spawn_error(process: &Process, host: &dyn Host) -> String {
 /// The last exit code, -1 after a signal. 0 when there is none yet, and for a start that failed.
 fn exit_status(process: &Process) -> i64 {
     match (process.phase(), process.last_exit()) {
-        (Phase::Backoff | Phase::Fatal, _) | (_, None) => 0,
+        // A new run has not ended yet.
+        (Phase::Backoff | Phase::Fatal | Phase::Starting | Phase::Running | Phase::Stopping, _) | (_, None) => 0,
         (_, Some((Exit::Code(code), _))) => i64::from(*code),
         (_, Some((Exit::Signal { .. }, _))) => -1,
         (_, Some((Exit::CannotExec { .. } | Exit::Unknown, _))) => 0,

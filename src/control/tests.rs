@@ -43,6 +43,7 @@ impl Host for FakeHost {
             uptime: 1.0,
             log_dir: "/l".into(),
             state_dir: "/s".into(),
+            source: "home".into(),
             socket: "/r".into(),
             config: Vec::new(),
         }
@@ -57,7 +58,7 @@ impl Host for FakeHost {
         self.signals.push((run, signal));
         Ok(())
     }
-    fn reload(&mut self, ticket: Ticket) {
+    fn reload(&mut self, ticket: Ticket, _deployed: Option<bool>) {
         self.tickets.push(ticket);
     }
     fn stream_logs(&mut self, socket: OwnedFd, query: LogQuery) {
@@ -173,6 +174,7 @@ fn spec(group: &str, process: &str) -> Spec {
 
 fn instance(name: &str) -> Instance {
     Instance {
+        binds: Vec::new(),
         name: name.into(),
         service: name.into(),
         number: 0,

@@ -563,8 +563,8 @@ impl Daemon {
 
     fn read_for_first_purpose(&mut self) {
         while self.conductor.as_ref().is_some_and(|conductor| !conductor.purposes.is_empty()) {
-            let make = &self.options.make_plan;
-            match Planner::start(make, true, &self.marks, &[], self.poll.registry(), super::PLANNER) {
+            let (make, wanted) = (&self.options.make_plan, super::Wanted { again: true, deployed: false });
+            match Planner::start(make, wanted, &self.marks, &[], self.poll.registry(), super::PLANNER) {
                 Ok(planner) => {
                     self.planner = Some(planner);
                     return;

@@ -16,7 +16,7 @@ use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::marks::{Marks, Owner};
-use crate::plan::{CommandKind, Identity, Spec};
+use crate::plan::{Bind, CommandKind, Identity, Spec};
 use crate::supervisor::event::ProcessId;
 use crate::sys;
 
@@ -58,6 +58,8 @@ pub struct Launch<'a> {
     pub reports: &'a UnixDatagram,
     /// hob's own executable, opened: its path may be closed to the user the child becomes.
     pub exe: BorrowedFd<'a>,
+    /// What it sees at other paths.
+    pub binds: &'a [Bind],
     /// The limits hob itself was started with; it has raised its own.
     pub nofile: (u64, u64),
     /// For a process that has none of its own.
@@ -87,10 +89,7 @@ impl Launch<'_> {
             Ok(status) => status,
             Err(Failure { stage, errno }) => {
                 if self.spec.program.is_some() {
-                    // Where supervisord's users look for it: in the program's own log.
-                    let why =
-                        format!("supervisor: couldn't {stage}: {errno:?}\nsupervisor: child process was not spawned\n");
-                    let _ = io::Write::write_all(&mut io::stderr(), why.as_bytes());
+                    self.complain(stage, errno);
                 }
                 Report::Failed { run: self.run, stage: stage.into(), errno: errno as i32 }.send(self.reports);
                 127
@@ -106,6 +105,7 @@ impl Launch<'_> {
         sys::limits::set_umask(self.spec.umask.unwrap_or(0o022));
         self.set_limits();
         self.marks.tag_self(Owner::Process(self.id));
+        enter(self.binds)?;
         become_user(self.spec.user.as_ref())?;
         std::env::set_current_dir(&self.spec.directory).stage("chdir")?;
         let Some(pidfile) = &self.spec.pidfile else { return Err(self.exec_command()) };
@@ -115,6 +115,20 @@ impl Launch<'_> {
             Report::Failed { run: self.run, stage: stage.into(), errno: errno as i32 }.send(self.reports);
             127
         }))
+    }
+
+    /// Where supervisord's users look for it: in the program's own log, in supervisord's words.
+    fn complain(&self, stage: &str, errno: Errno) {
+        let what = match (stage, &self.spec.command.kind) {
+            ("chdir", _) => format!("chdir to {}", self.spec.directory.display()),
+            ("exec", CommandKind::Words(words)) => format!("exec {}", words.first().map_or("", String::as_str)),
+            (stage, _) => match &self.spec.user {
+                Some(user) => format!("{stage} to {}", user.uid),
+                None => stage.to_owned(),
+            },
+        };
+        let text = format!("supervisor: couldn't {what}: {errno:?}\nsupervisor: child process was not spawned\n");
+        let _ = io::Write::write_all(&mut io::stderr(), text.as_bytes());
     }
 
     /// A limit that may not be set is a trouble of that process, not a reason not to run it.
@@ -213,6 +227,14 @@ pub fn become_user(user: Option<&Identity>) -> Result<(), Failure> {
     let Some(user) = user else { return Ok(()) };
     sys::process::become_user(user.uid, user.gid, &user.groups)
         .map_err(|(step, why)| Failure { stage: stage_of(step), errno: errno_of(&why) })
+}
+
+/// Sees what `binds` say from now on; only root can.
+pub fn enter(binds: &[Bind]) -> Result<(), Failure> {
+    if binds.is_empty() {
+        return Ok(());
+    }
+    sys::mount::enter(binds.iter().map(|bind| (bind.from.as_path(), bind.to.as_path()))).stage("bind its home")
 }
 
 /// A step that failed.

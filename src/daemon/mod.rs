@@ -35,7 +35,7 @@ use signal_hook::consts::signal::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIG
 use signal_hook_mio::v1_0::Signals;
 
 pub use self::conductor::Given;
-pub use self::planner::{MakePlan, Refusal};
+pub use self::planner::{MakePlan, Refusal, Wanted};
 
 use self::children::{Children, Reaped};
 use self::conductor::{Conductor, INPUTS, SPEAKERS};
@@ -48,7 +48,7 @@ use self::planner::Planner;
 use self::predecessor::{Predecessor, Registration};
 use self::readiness::Readiness;
 use crate::control::{Control, GroupError, Host, LogPiece, LogQuery, Tail, Ticket};
-use crate::plan::{Ask, Plan, Probe, Reach, ReadyBy, Server};
+use crate::plan::{Ask, Instance, Plan, Probe, Reach, ReadyBy, Server};
 use crate::supervisor::event::{Action, Change, Event, Exit, Job, Phase, ProcessId, Run, Survivor, Time, signal_name};
 use crate::supervisor::{Process, Supervisor};
 use crate::sys;
@@ -66,6 +66,8 @@ pub struct Options {
     /// The files the configuration comes from, to show.
     pub config: Vec<PathBuf>,
     pub roles: Roles,
+    /// Whether the first plan is that of what was deployed, and not of a home.
+    pub deployed: bool,
     pub make_plan: Box<MakePlan>,
     /// For the daemon that supervisord is: it has read its configuration already.
     pub supervisord: Option<Given>,
@@ -101,9 +103,13 @@ struct Daemon {
     conductor: Option<Box<Conductor>>,
     /// Who waits for the plan that is being made.
     reload_tickets: Vec<Ticket>,
-    /// Asked for while one was being made, which may have read the files before they were changed: who waits for the
-    /// next one.
-    reload_after: Option<Vec<Ticket>>,
+    /// Asked for while one was being made, which may have read the files before they were changed.
+    reload_after: Option<ReloadAfter>,
+    /// Whether the plan is that of what was deployed.
+    deployed: bool,
+    /// The same of the plan that is being made.
+    deployed_next: bool,
+    has_plan: bool,
     /// Reaped children of processes that are being stopped: what is left of each is looked for.
     sweeps: BTreeMap<ProcessId, Sweep>,
     /// Runs to start once all actions are fetched: many at once cost less.
@@ -128,6 +134,13 @@ struct Daemon {
     exit_status: i32,
     /// Actions that were fetched early, so that decisions come one after the other.
     decided: VecDeque<Action>,
+}
+
+/// A plan to make after the one that is being made.
+#[derive(Default)]
+struct ReloadAfter {
+    tickets: Vec<Ticket>,
+    deployed: Option<bool>,
 }
 
 struct Sweep {
@@ -190,6 +203,9 @@ impl Daemon {
             conductor: None,
             reload_tickets: Vec::new(),
             reload_after: None,
+            deployed: options.deployed,
+            deployed_next: options.deployed,
+            has_plan: false,
             sweeps: BTreeMap::new(),
             to_start: Vec::new(),
             has_launchers: true,
@@ -429,10 +445,14 @@ impl Daemon {
     }
 
     /// A process that becomes its program at once. One that stays hob's own code (pidproxy) would keep a launcher waiting,
-    /// and one of supervisord's gets pipes made for each of its runs.
+    /// one of supervisord's gets pipes made for each of its runs, and a deployed instance mounts of its own.
     fn can_be_launched(&self, run: Run) -> bool {
         let spec = self.supervisor.process(run.job.process()).map(|process| process.spec());
-        matches!(run.job, Job::Process(_)) && spec.is_some_and(|spec| spec.pidfile.is_none() && spec.program.is_none())
+        let is_plain = |spec: &crate::plan::Spec| {
+            let has_mounts = || self.instance(&spec.name.group).is_some_and(|i| !i.binds.is_empty());
+            spec.pidfile.is_none() && spec.program.is_none() && !has_mounts()
+        };
+        matches!(run.job, Job::Process(_)) && spec.is_some_and(is_plain)
     }
 
     /// Starts that launchers could not make: once more without them, or a failure.
@@ -481,6 +501,7 @@ impl Daemon {
             run: run.number,
             spec,
             base_env: self.base_env(&spec.name.group),
+            binds: self.instance(&spec.name.group).map_or(&[], |instance| &instance.binds),
             extra_env,
             stdout,
             stderr,
@@ -543,11 +564,12 @@ impl Daemon {
 
     fn base_env(&self, instance: &str) -> &BTreeMap<String, String> {
         static NOTHING: BTreeMap<String, String> = BTreeMap::new();
-        let plan = self.supervisor.plan();
-        match &plan.supervisord {
-            Some(own) => &own.env,
-            None => plan.instances.iter().find(|i| i.name == instance).map_or(&NOTHING, |i| &i.env),
-        }
+        let own = self.supervisor.plan().supervisord.as_ref().map(|own| &own.env);
+        own.or_else(|| self.instance(instance).map(|i| &i.env)).unwrap_or(&NOTHING)
+    }
+
+    fn instance(&self, name: &str) -> Option<&Instance> {
+        self.supervisor.plan().instances.iter().find(|instance| instance.name == name)
     }
 
     fn spawn_probe(&self, run: Run, id: ProcessId) -> io::Result<Pid> {
@@ -570,6 +592,10 @@ impl Daemon {
             sys::process::close_on_exec_from(3);
             self.marks.tag_self(Owner::Process(id));
             let _ = sys::limits::set_nofile(self.nofile.0, self.nofile.1);
+            // A file of the home, be it a command or a socket, is where the process itself has it.
+            if !matches!(probe.ask, Ask::Tcp(_)) {
+                let _ = self.instance(&spec.name.group).map(|instance| launch::enter(&instance.binds));
+            }
             let _ = launch::become_user(spec.user.as_ref());
             if matches!(probe.ask, Ask::Exec(_)) {
                 let _ = std::env::set_current_dir(&spec.directory);
@@ -767,7 +793,8 @@ impl Daemon {
             self.manager.say(&format!("RELOADING=1\nMONOTONIC_USEC={}", sys::clock::monotonic().as_micros()));
         }
         let (make, before) = (&self.options.make_plan, &self.predecessors);
-        self.planner = Some(Planner::start(make, again, &self.marks, before, self.poll.registry(), PLANNER)?);
+        let wanted = Wanted { again, deployed: self.deployed_next };
+        self.planner = Some(Planner::start(make, wanted, &self.marks, before, self.poll.registry(), PLANNER)?);
         Ok(())
     }
 
@@ -783,13 +810,15 @@ impl Daemon {
         if self.conductor.is_some() {
             return self.hear_conf(result);
         }
-        let first = self.supervisor.plan().instances.is_empty() && self.supervisor.processes().next().is_none();
+        let first = !self.has_plan;
         let answer = match result {
             // Whatever kept the planner from a plan, or that it was ended for this: nobody needs one any more.
             _ if self.supervisor.is_shutting_down() => Err(vec!["hob is stopping".to_owned()]),
             Ok(plan) => {
                 self.predecessors.clear();
                 let count = plan.specs.len();
+                self.has_plan = true;
+                self.deployed = self.deployed_next;
                 self.feed(Event::Plan(plan));
                 self.tidy_at = Some(now() + TIDY_AFTER);
                 self.manager.say(&format!("READY=1\nSTATUS={count} processes"));
@@ -809,9 +838,11 @@ impl Daemon {
                 Err(refusal.errors)
             }
         };
+        self.deployed_next = self.deployed;
         self.answer_reload(&answer);
-        if let Some(tickets) = self.reload_after.take() {
+        if let Some(ReloadAfter { tickets, deployed }) = self.reload_after.take() {
             self.reload_tickets = tickets;
+            self.deployed_next = deployed.unwrap_or(self.deployed);
             if let Err(why) = self.plan(true) {
                 self.answer_reload(&Err(vec![format!("cannot reload: {why}")]));
             }
@@ -928,6 +959,12 @@ impl Host for Daemon {
             uptime: now().since(self.born).as_secs_f64(),
             log_dir: self.options.log_dir.display().to_string(),
             state_dir: self.options.state_dir.display().to_string(),
+            source: match &self.conductor {
+                Some(_) => "supervisord",
+                None if self.deployed => "deployed",
+                None => "home",
+            }
+            .into(),
             socket: self.options.socket.display().to_string(),
             config: self.options.config.iter().map(|p| p.display().to_string()).collect(),
         }
@@ -949,15 +986,18 @@ impl Host for Daemon {
         self.children.signal(run, signal, whole_group)
     }
 
-    fn reload(&mut self, ticket: Ticket) {
+    fn reload(&mut self, ticket: Ticket, deployed: Option<bool>) {
         if self.conductor.is_some() {
             return self.want_applied(ticket);
         }
         if self.planner.is_some() {
-            self.reload_after.get_or_insert_default().push(ticket);
+            let after = self.reload_after.get_or_insert_default();
+            after.tickets.push(ticket);
+            after.deployed = deployed.or(after.deployed);
             return;
         }
         self.reload_tickets.push(ticket);
+        self.deployed_next = deployed.unwrap_or(self.deployed);
         if let Err(why) = self.plan(true) {
             self.answer_reload(&Err(vec![format!("cannot reload: {why}")]));
         }

@@ -25,9 +25,18 @@ pub struct Refusal {
     pub status: i32,
 }
 
-/// Makes a plan, blocking. The first argument is true for a reload, the second gets each step for people, the third
-/// the result; what need not be over before the first start (a file that must reach the disk) can be done after it.
-pub type MakePlan = dyn Fn(bool, &mut dyn FnMut(&str), &mut dyn FnMut(Result<Plan, Refusal>));
+/// Makes a plan, blocking. The second argument gets each step for people, the third the result; what need not be over
+/// before the first start (a file that must reach the disk) can be done after it.
+pub type MakePlan = dyn Fn(Wanted, &mut dyn FnMut(&str), &mut dyn FnMut(Result<Plan, Refusal>));
+
+/// Which plan is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// It is not the first one.
+    pub again: bool,
+    /// That of what was deployed, whatever hob was booted with.
+    pub deployed: bool,
+}
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -47,7 +56,7 @@ pub struct Planner {
 impl Planner {
     pub fn start(
         make: &MakePlan,
-        again: bool,
+        wanted: Wanted,
         marks: &Marks,
         predecessors: &[Predecessor],
         registry: &Registry,
@@ -72,7 +81,7 @@ impl Planner {
                     log::error!("cannot end {}, which a hob that was killed has left", predecessor::named(&stat));
                 }
             }
-            make(again, &mut |step| send(&tx, &Message::Step(step.to_owned())), &mut |result| {
+            make(wanted, &mut |step| send(&tx, &Message::Step(step.to_owned())), &mut |result| {
                 send(&tx, &Message::Done(result))
             });
             0

@@ -4,18 +4,16 @@
 //! being built and the build environment, which knows nothing of ports and instances. A home is kept between builds:
 //! many builders skip what they find done.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use super::packages;
 use super::prepare::Refused;
-use super::script::{End, Script, describe, resolve, told};
+use super::script::{End, Script, ShowLine, describe, on_stderr, resolve, told};
 use crate::config::{self, Env, Service, Settings, Stack, Users};
-use crate::plan::Identity;
+use crate::plan::{Bind, Identity};
 
 /// A service that has been built.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,13 +31,18 @@ pub struct Tree {
     pub stack: Stack,
     /// Whom scripts run as; nobody: as hob itself.
     pub user: Option<Identity>,
-    own_user: Identity,
-    own: Env,
+    pub own_user: Identity,
+    /// What the scripts inherit.
+    pub own: Env,
+    pub warnings: Vec<config::Warning>,
 }
 
 /// Builds and prints where the homes are, one a line; the result is an exit status.
 pub fn main(dir: &Path, home: Option<&Path>, settings: &Settings) -> Result<i32, Refused> {
-    let tree = read(dir, settings)?;
+    let tree = read(dir, settings, config::own_env())?;
+    for warning in &tree.warnings {
+        log::warn!("{warning}");
+    }
     if settings.root && tree.user.is_none() {
         log::warn!("scripts run as root: there is no user \"dotcloud\"; create it, or set user in hob.toml");
     }
@@ -65,25 +68,22 @@ pub fn main(dir: &Path, home: Option<&Path>, settings: &Settings) -> Result<i32,
     Ok(0)
 }
 
-/// Reads the dotcloud.yml of a tree.
-pub fn read(dir: &Path, settings: &Settings) -> Result<Tree, Refused> {
+/// Reads the dotcloud.yml of a tree. Its scripts inherit `own`.
+pub fn read(dir: &Path, settings: &Settings, own: Env) -> Result<Tree, Refused> {
     let root =
         fs::canonicalize(dir).map_err(|e| one(2, format!("cannot build {}: {}", dir.display(), describe(&e))))?;
     let (stack, warnings) = config::stack(&root.join("dotcloud.yml")).map_err(|p| Refused::config(&p))?;
-    for warning in warnings {
-        log::warn!("{warning}");
-    }
     if stack.services.is_empty() {
         return Err(one(2, format!("cannot build {}: no custom service in it", stack.file.display())));
     }
     let mut users = Users::system();
     let own_user = users.own();
     let user = build_user(settings, &mut users)?;
-    Ok(Tree { root, stack, user, own_user, own: config::own_env() })
+    Ok(Tree { root, stack, user, own_user, own, warnings })
 }
 
 /// As whom scripts run when hob is root: `user`, else dotcloud if there is one.
-fn build_user(settings: &Settings, users: &mut Users) -> Result<Option<Identity>, Refused> {
+pub fn build_user(settings: &Settings, users: &mut Users) -> Result<Option<Identity>, Refused> {
     let wanted = match &settings.user {
         _ if !settings.root => return Ok(None),
         Some(user) => user.value.as_str(),
@@ -97,55 +97,76 @@ fn build_user(settings: &Settings, users: &mut Users) -> Result<Option<Identity>
     Ok((found.uid != 0).then_some(found))
 }
 
-/// Builds every service, each into the home that `home` says.
+/// Builds every service, each into the home that `home` says, with the output on stderr.
 pub fn build(tree: &Tree, home: impl Fn(&str) -> PathBuf, settings: &Settings) -> Result<Vec<Built>, Refused> {
-    let wanted: BTreeSet<&String> = tree.stack.services.iter().flat_map(|s| &s.systempackages).collect();
-    let wanted: Vec<String> = wanted.into_iter().cloned().collect();
-    packages::provide(&wanted, settings.root).map_err(|why| one(1, why))?;
+    let show: &mut Show<'_> = &mut |service, line| on_stderr(&format!("[{service}] "))(line);
     let mut all = Vec::new();
     for service in &tree.stack.services {
         let home = home(&service.name);
         let had_data = home.join("data").exists();
         make_home(&home, tree.user.as_ref())
             .map_err(|why| one(1, format!("{}: cannot make its home: {why}", service.name)))?;
-        build_service(tree, service, &home)?;
+        build_service(tree, service, &Site { home: &home, seen_at: None }, settings, show)?;
         all.push(Built { service: service.name.clone(), home, had_data });
     }
     Ok(all)
 }
 
-fn build_service(tree: &Tree, service: &Service, home: &Path) -> Result<(), Refused> {
+/// Takes the name of a service and a line of output.
+pub type Show<'a> = dyn FnMut(&str, &[u8]) + 'a;
+
+/// Where a service is built.
+pub struct Site<'a> {
+    /// Where the home lies.
+    pub home: &'a Path,
+    /// The path it is bound over for the scripts; nothing: they see it where it lies.
+    pub seen_at: Option<&'a Path>,
+}
+
+/// Installs the packages of a service and runs its scripts.
+pub fn build_service(
+    tree: &Tree,
+    service: &Service,
+    site: &Site<'_>,
+    settings: &Settings,
+    show: &mut Show<'_>,
+) -> Result<(), Refused> {
+    let show: &mut ShowLine<'_> = &mut |line| show(&service.name, line);
+    packages::provide(&service.systempackages, settings.root, settings.build_timeout, show)
+        .map_err(|why| one(1, format!("{}: {why}", service.name)))?;
     let approot = tree.root.join(&service.approot);
     let steps = [
         ("prebuild", &service.prebuild, &approot),
         ("buildscript", &service.buildscript, &tree.root),
         ("postbuild", &service.postbuild, &approot),
     ];
-    let env = config::build_env(service, home, tree.user.as_ref().unwrap_or(&tree.own_user), &tree.own);
+    let seen = site.seen_at.unwrap_or(site.home);
+    let binds: Vec<Bind> =
+        site.seen_at.iter().map(|to| Bind { from: site.home.to_owned(), to: to.to_path_buf() }).collect();
+    let env = config::build_env(service, seen, tree.user.as_ref().unwrap_or(&tree.own_user), &tree.own);
     for (key, line, folder) in steps {
         if line.trim().is_empty() {
             continue;
         }
         if key == "buildscript"
-            && !resolve(first_word(line), folder, home).exists()
-            && !resolve(line, folder, home).exists()
+            && !resolve(first_word(line), folder, site.home).exists()
+            && !resolve(line, folder, site.home).exists()
         {
             let why = format!("{}: cannot find the buildscript {line:?} in {}", service.name, folder.display());
             return Err(one(1, format!("{why}; it is a path from the directory of dotcloud.yml")));
         }
-        let label = format!("[{}] ", service.name);
-        say(&format!("{label}{key} {line}"));
+        show(format!("{key} {line}").as_bytes());
         let script = Script {
             line,
             folder,
             env: &env,
             user: tree.user.as_ref(),
-            within: BUILD_WITHIN,
-            label: &label,
+            within: settings.build_timeout,
+            binds: &binds,
             ends_its_group: true,
         };
         let outcome = script
-            .run(None)
+            .run(show, None)
             .map_err(|e| one(111, format!("{}: cannot run {key} {line:?}: {}", service.name, describe(&e))))?;
         let status = match outcome.end {
             End::Ended(ended) if ended.status() == 0 => continue,
@@ -153,10 +174,11 @@ fn build_service(tree: &Tree, service: &Service, home: &Path) -> Result<(), Refu
             End::TookTooLong => 1,
             End::Interrupted(signal) => 128 + signal,
         };
-        let mut errors = vec![format!("{}: {key} {line:?} {}", service.name, told(outcome.end, BUILD_WITHIN))];
+        let how = told(outcome.end, settings.build_timeout);
+        let mut errors = vec![format!("{}: {key} {line:?} {how}", service.name)];
         errors.extend(outcome.last.iter().map(|line| format!("  {line}")));
         if !matches!(outcome.end, End::Interrupted(_)) {
-            errors.extend(run_only_hint(line, folder, home, service, &outcome.last));
+            errors.extend(run_only_hint(line, folder, site.home, service, &outcome.last));
         }
         return Err(Refused { errors, status });
     }
@@ -292,9 +314,6 @@ pub fn say(text: &str) {
 fn one(status: i32, error: String) -> Refused {
     Refused { errors: vec![error], status }
 }
-
-/// The original platform's limit (reference/dotcloud.md §2).
-const BUILD_WITHIN: Duration = Duration::from_secs(15 * 60);
 
 #[cfg(test)]
 #[path = "build_tests.rs"]

@@ -22,7 +22,7 @@ impl Bench {
     }
 
     fn build(&self) -> Result<Vec<Built>, Refused> {
-        let tree = read(&self.dir.path().join("tree"), &self.settings)?;
+        let tree = read(&self.dir.path().join("tree"), &self.settings, config::own_env())?;
         build(&tree, |service| self.dir.path().join("homes").join(service), &self.settings)
     }
 

@@ -1,12 +1,17 @@
 //! `systempackages`: Debian packages a service wants, installed before its build where hob may, otherwise asked for.
 
-use std::io::{self, Write};
+use std::collections::BTreeMap;
+use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
-/// Sees to it that the packages are there. The error says what is missing and how to get it.
-pub fn provide(names: &[String], root: bool) -> Result<(), String> {
+use super::script::{End, Script, ShowLine, describe};
+
+/// Sees to it that the packages are there; what apt-get prints goes to `show`. The error says what is missing and how
+/// to get it.
+pub fn provide(names: &[String], root: bool, within: Duration, show: &mut ShowLine<'_>) -> Result<(), String> {
     if let Some(wrong) = names.iter().find(|name| !is_name(name)) {
         return Err(format!("systempackages: {wrong:?} is not the name of a Debian package"));
     }
@@ -26,28 +31,27 @@ pub fn provide(names: &[String], root: bool) -> Result<(), String> {
     }
     let _policy = Policy::install();
     // Package lists may be missing (a container image) or old; they are fetched when that turns out to matter.
-    if install(&missing) || (apt(&["update".to_owned()]) && install(&missing)) {
+    let install = format!("apt-get install -y --no-install-recommends {list}");
+    if apt(&install, within, show)? || (apt("apt-get update", within, show)? && apt(&install, within, show)?) {
         return Ok(());
     }
     Err(format!("systempackages: apt-get cannot install {list}"))
 }
 
-fn install(names: &[&String]) -> bool {
-    let mut words: Vec<String> = ["install", "-y", "--no-install-recommends"].map(str::to_owned).to_vec();
-    words.extend(names.iter().map(|name| (*name).clone()));
-    apt(&words)
-}
-
-/// Output goes to stderr: stdout is for results.
-fn apt(words: &[String]) -> bool {
-    let mut command = Command::new("apt-get");
-    command.args(words).env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null()).stdout(io::stderr());
-    match command.status() {
-        Ok(status) => status.success(),
-        Err(why) => {
-            let _ = writeln!(io::stderr(), "hob: cannot run apt-get: {why}");
-            false
-        }
+/// The words need no quoting: names were checked.
+fn apt(line: &str, within: Duration, show: &mut ShowLine<'_>) -> Result<bool, String> {
+    let mut env: BTreeMap<String, String> = std::env::vars().collect();
+    env.insert("DEBIAN_FRONTEND".into(), "noninteractive".into());
+    // A lock that another apt-get holds is waited for.
+    let line = line.replacen("apt-get", "apt-get -o DPkg::Lock::Timeout=300", 1);
+    let script =
+        Script { line: &line, folder: Path::new("/"), env: &env, user: None, within, binds: &[], ends_its_group: true };
+    let outcome =
+        script.run(show, None).map_err(|e| format!("systempackages: cannot run apt-get: {}", describe(&e)))?;
+    match outcome.end {
+        End::Ended(ended) => Ok(ended.status() == 0),
+        End::TookTooLong => Err("systempackages: apt-get took too long".to_owned()),
+        End::Interrupted(_) => Err("systempackages: apt-get was interrupted".to_owned()),
     }
 }
 
@@ -127,12 +131,13 @@ mod tests {
 
     #[test]
     fn a_missing_package_is_a_clear_error_for_an_ordinary_user() {
-        let error = provide(&["hob-no-such-package".into()], false).expect_err("not installed");
+        let error =
+            provide(&["hob-no-such-package".into()], false, Duration::MAX, &mut |_| {}).expect_err("not installed");
         assert!(error.contains("not installed: hob-no-such-package; run `apt-get install"), "{error}");
     }
 
     #[test]
     fn nothing_is_asked_for_when_nothing_is_wanted() {
-        assert_eq!(provide(&[], false), Ok(()));
+        assert_eq!(provide(&[], false, Duration::MAX, &mut |_| {}), Ok(()));
     }
 }

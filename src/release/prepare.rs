@@ -8,9 +8,10 @@ use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use super::script::{End, Script, describe, told};
+use super::deployed::{LaidOut, lay_out};
+use super::script::{End, Script, ShowLine, describe, on_stderr, told};
+use super::store::Store;
 use crate::config::{self, Placement, Ports, Service, Settings, Stack};
 use crate::plan::{Instance, Plan};
 
@@ -21,8 +22,8 @@ pub enum Source {
     Home { home: PathBuf, file: Option<PathBuf>, service: Option<String> },
     /// Every service of a stack, each in its place.
     Stack { file: PathBuf, placements: Vec<Placement> },
-    /// Nothing is deployed yet.
-    Nothing,
+    /// What was deployed to the state directory, perhaps nothing yet.
+    Deployed,
 }
 
 /// Why there is no plan.
@@ -38,7 +39,7 @@ impl Refused {
         Refused { errors: problems.to_string().lines().map(str::to_owned).collect(), status: 2 }
     }
 
-    fn one(status: i32, error: String) -> Refused {
+    pub fn one(status: i32, error: String) -> Refused {
         Refused { errors: vec![error], status }
     }
 }
@@ -59,10 +60,7 @@ pub fn prepare(
 ) -> Result<Prepared, Refused> {
     let own = config::own_env();
     let (stack, placements) = match source {
-        Source::Nothing => {
-            let plan = Plan { exit_when: settings.exit_when, ..Plan::default() };
-            return Ok(Prepared { plan, ports: None });
-        }
+        Source::Deployed => return deployed(settings),
         Source::Home { home, file, service } => one_home(home, file.as_deref(), service.as_deref(), settings)?,
         Source::Stack { file, placements } => (read_stack(file)?, placements.clone()),
     };
@@ -86,7 +84,7 @@ pub fn prepare(
     let mut has_run = false;
     for instance in plan.instances.iter().filter(|_| !again) {
         if let Some(service) = stack.service(&instance.service) {
-            has_run |= postinstall(service, instance, step)?;
+            has_run |= postinstall(service, instance, settings, step)?;
         }
     }
     // postinstall may have changed what the files say.
@@ -103,6 +101,23 @@ pub fn save_ports(ports: Option<Ports>) {
     if let Some(Err(why)) = ports.map(|ports| ports.save()) {
         log::warn!("cannot keep the numbers of the ports: {why}; they may differ next time");
     }
+}
+
+/// What is deployed runs as its deployment has left it: postinstall belongs to that.
+fn deployed(settings: &Settings) -> Result<Prepared, Refused> {
+    let store = Store::at(&settings.state_dir);
+    let deployed = store.current()?;
+    let (mut ports, warning) = Ports::load(&settings.state_dir);
+    warn(warning);
+    let LaidOut { plan, files, warnings } = lay_out(&store, &deployed, settings, &config::own_env(), &mut ports)?;
+    warn(warnings);
+    for (instance, (json, yml)) in plan.instances.iter().zip(&files) {
+        make_log_dir(instance);
+        if let Err((path, why)) = write_files(instance, json, yml) {
+            log::warn!("{}: cannot write {}: {}", instance.name, path.display(), describe(&why));
+        }
+    }
+    Ok(Prepared { plan, ports: Some(ports) })
 }
 
 fn warn(warnings: impl IntoIterator<Item = config::Warning>) {
@@ -156,20 +171,29 @@ fn one_home(
             return Err(Refused::one(2, why));
         }
     };
-    let placement = Placement { service: name, number: 0, of: 1, home, code, log_dir: settings.log_dir.clone() };
+    let placement = Placement {
+        service: name,
+        number: 0,
+        of: 1,
+        home,
+        code,
+        log_dir: settings.log_dir.clone(),
+        binds: Vec::new(),
+        project: None,
+    };
     Ok((stack, vec![placement]))
 }
 
 /// environment.json, .yml and .yaml: whole or not at all, and the user's own.
-fn write_files(instance: &Instance, json: &str, yml: &str) -> Result<(), (PathBuf, io::Error)> {
+pub fn write_files(instance: &Instance, json: &str, yml: &str) -> Result<(), (PathBuf, io::Error)> {
     for (name, text) in [("environment.json", json), ("environment.yml", yml), ("environment.yaml", yml)] {
-        let path = instance.home.join(name);
+        let path = instance.real_home().join(name);
         let is_file = fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_file());
         if is_file && fs::read(&path).is_ok_and(|old| old == text.as_bytes()) {
             continue;
         }
         let write = || -> io::Result<()> {
-            let fresh = instance.home.join(format!(".{name}.new"));
+            let fresh = instance.real_home().join(format!(".{name}.new"));
             let _ = fs::remove_file(&fresh);
             // The home is the user's: root follows no link that waits there.
             let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh)?;
@@ -192,40 +216,61 @@ fn write_files(instance: &Instance, json: &str, yml: &str) -> Result<(), (PathBu
     Ok(())
 }
 
-/// Runs the postinstall script of a service, if it has one, in its approot with the run environment. Whether there was
+/// Runs the postinstall script of a service, if it has one, with the output on stderr and in its log. Whether there was
 /// one.
-fn postinstall(service: &Service, instance: &Instance, step: &mut dyn FnMut(&str)) -> Result<bool, Refused> {
-    let folder = instance.code.join(&service.approot);
-    let line = match service.postinstall.as_str() {
-        "" if is_executable(&folder.join("postinstall")) => "./postinstall".to_owned(),
-        "" => return Ok(false),
-        // A bare name is one in the code, not in PATH.
-        name if folder.join(name).is_file() && !name.contains('/') => format!("./{name}"),
-        line => line.to_owned(),
-    };
+fn postinstall(
+    service: &Service,
+    instance: &Instance,
+    settings: &Settings,
+    step: &mut dyn FnMut(&str),
+) -> Result<bool, Refused> {
+    let Some(line) = postinstall_line(service, instance) else { return Ok(false) };
     step(&format!("postinstall of {}", instance.name));
     log::info!("{}: running postinstall", instance.name);
-    let label = format!("[{}] ", instance.name);
+    run_postinstall(&line, service, instance, settings, &mut on_stderr(&format!("[{}] ", instance.name)))?;
+    Ok(true)
+}
+
+/// The postinstall script of a service, if it has one.
+pub fn postinstall_line(service: &Service, instance: &Instance) -> Option<String> {
+    let folder = instance.code.join(&service.approot);
+    match service.postinstall.as_str() {
+        "" if is_executable(&folder.join("postinstall")) => Some("./postinstall".to_owned()),
+        "" => None,
+        // A bare name is one in the code, not in PATH.
+        name if folder.join(name).is_file() && !name.contains('/') => Some(format!("./{name}")),
+        line => Some(line.to_owned()),
+    }
+}
+
+/// Runs it in the approot with the run environment.
+pub fn run_postinstall(
+    line: &str,
+    service: &Service,
+    instance: &Instance,
+    settings: &Settings,
+    show: &mut ShowLine<'_>,
+) -> Result<(), Refused> {
     let script = Script {
-        line: &line,
-        folder: &folder,
+        line,
+        folder: &instance.code.join(&service.approot),
         env: &instance.env,
         user: instance.user.as_ref(),
-        within: POSTINSTALL_WITHIN,
-        label: &label,
+        within: settings.postinstall_timeout,
+        binds: &instance.binds,
         // A warm-up in the background was always possible, and harms nobody.
         ends_its_group: false,
     };
     let mut log = open_log(instance);
-    let outcome = script.run(log.as_mut().map(|log| log as &mut dyn Write)).map_err(|why| {
+    let outcome = script.run(show, log.as_mut().map(|log| log as &mut dyn Write)).map_err(|why| {
         Refused::one(1, format!("{}: cannot run postinstall {line:?}: {}", instance.name, describe(&why)))
     })?;
     let status = match outcome.end {
-        End::Ended(ended) if ended.status() == 0 => return Ok(true),
+        End::Ended(ended) if ended.status() == 0 => return Ok(()),
         End::Interrupted(signal) => 128 + signal,
         _ => 1,
     };
-    let how = told(outcome.end, POSTINSTALL_WITHIN);
+    let how = told(outcome.end, settings.postinstall_timeout);
     let mut errors = vec![format!("{}: postinstall {line:?} {how}; nothing was started", instance.name)];
     errors.extend(outcome.last.into_iter().map(|line| format!("  {line}")));
     Err(Refused { errors, status })
@@ -253,7 +298,7 @@ fn open_log(instance: &Instance) -> Option<fs::File> {
 }
 
 /// Makes the log directory; one that hob makes is the user's, whose programs may log there themselves.
-fn make_log_dir(instance: &Instance) {
+pub fn make_log_dir(instance: &Instance) {
     let path = &instance.log_dir;
     if path.is_dir() {
         return;
@@ -269,6 +314,3 @@ fn make_log_dir(instance: &Instance) {
 
 /// postinstall.log is put aside when it is larger.
 const LOG_MAX: u64 = 1 << 20;
-
-/// The original platform's limit (reference/dotcloud.md §2).
-const POSTINSTALL_WITHIN: Duration = Duration::from_secs(600);

@@ -5,12 +5,16 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use super::script::describe;
-use crate::sys::{command, process};
+use crate::sys::{command, mount, process};
 use crate::wire::Environment;
 
 /// Becomes the command; comes back only with why it could not. An exec that fails is told and gives 127 or 126.
 pub fn main(environment: &Environment, argv: &[OsString]) -> Result<i32, String> {
     let user = environment.user.as_ref();
+    if !environment.binds.is_empty() {
+        mount::enter(environment.binds.iter().map(|bind| (bind.from.as_path(), bind.to.as_path())))
+            .map_err(|why| format!("cannot see {} as the instance does: {}", environment.home, describe(&why)))?;
+    }
     if let Some(user) = user {
         process::become_user(user.uid, user.gid, &user.groups)
             .map_err(|(stage, why)| format!("cannot {stage} of {}: {}", user.name, describe(&why)))?;
@@ -73,6 +77,7 @@ mod tests {
         let environment = Environment {
             home: dir.to_string_lossy().into_owned(),
             profile: profile.then(|| dir.join("profile").to_string_lossy().into_owned()),
+            binds: Vec::new(),
             user: None,
             variables: [("WHO", "you"), ("PATH", "/usr/bin:/bin")].map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
         };

@@ -11,11 +11,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::plan::Identity;
+use crate::plan::{Bind, Identity};
 use crate::sys::clock::since_boot;
 use crate::sys::process::{self, Ended, Pid};
 use crate::sys::sigwait::{self, SignalFd};
-use crate::sys::{fd, limits, pidfd, poll};
+use crate::sys::{fd, limits, mount, pidfd, poll};
 
 pub struct Script<'a> {
     /// As it stands in the dotcloud.yml: a path from `folder` or from `~`, or a command line for a shell.
@@ -25,8 +25,8 @@ pub struct Script<'a> {
     /// Whom to become; nobody: as hob itself.
     pub user: Option<&'a Identity>,
     pub within: Duration,
-    /// Stands in front of each line that is shown: `[www] `.
-    pub label: &'a str,
+    /// What it sees at other paths.
+    pub binds: &'a [Bind],
     /// Whether what it leaves running in its process group is ended with it.
     pub ends_its_group: bool,
 }
@@ -47,8 +47,8 @@ pub struct Outcome {
 }
 
 impl Script<'_> {
-    /// Runs it. Output goes to stderr with the label, and as it is to `log`.
-    pub fn run(&self, log: Option<&mut dyn Write>) -> io::Result<Outcome> {
+    /// Runs it. Its output goes to `show`, line by line, and as it is to `log`.
+    pub fn run(&self, show: &mut ShowLine<'_>, log: Option<&mut dyn Write>) -> io::Result<Outcome> {
         let words = words(self.line, self.folder, self.env)?;
         let (rx, tx) = io::pipe()?;
         let (rx, tx): (OwnedFd, OwnedFd) = (rx.into(), tx.into());
@@ -60,7 +60,7 @@ impl Script<'_> {
         })?;
         drop(tx);
         fd::set_nonblocking(&rx)?;
-        let mut output = Output { file: rx.into(), label: self.label, line: Vec::new(), tail: Vec::new(), log };
+        let mut output = Output { file: rx.into(), show, line: Vec::new(), tail: Vec::new(), log };
         let early = self.watch(pid, &mut output);
         // The leader is a zombie at most, so the group is still the script's.
         if self.ends_its_group || !matches!(early, Ok(None)) {
@@ -77,7 +77,7 @@ impl Script<'_> {
     }
 
     /// Until its end (nothing), its limit or a signal to us. Does not reap it.
-    fn watch(&self, pid: Pid, output: &mut Output<'_, '_>) -> io::Result<Option<End>> {
+    fn watch(&self, pid: Pid, output: &mut Output<'_, '_, '_>) -> io::Result<Option<End>> {
         let _held = sigwait::hold()?;
         let signals = SignalFd::new()?;
         let pidfd = pidfd::open(pid.as_raw()).ok();
@@ -121,6 +121,10 @@ impl Script<'_> {
             }
             process::close_on_exec_from(3);
             limits::set_umask(0o022);
+            if !self.binds.is_empty() {
+                let binds = self.binds.iter().map(|bind| (bind.from.as_path(), bind.to.as_path()));
+                mount::enter(binds).map_err(|e| ("bind its home", e))?;
+            }
             if let Some(Identity { uid, gid, groups, .. }) = self.user {
                 process::become_user(*uid, *gid, groups)?;
             }
@@ -137,17 +141,29 @@ impl Script<'_> {
     }
 }
 
-/// What a script prints, on its way to the terminal and the log.
-struct Output<'a, 'l> {
+/// Takes a line of output, its newline left out.
+pub type ShowLine<'a> = dyn FnMut(&[u8]) + 'a;
+
+/// Shows each line on stderr behind a label such as `[www] `.
+pub fn on_stderr(label: &str) -> impl FnMut(&[u8]) {
+    let label = label.as_bytes().to_vec();
+    move |line| {
+        let whole = [label.as_slice(), line, b"\n"].concat();
+        let _ = io::stderr().write_all(&whole);
+    }
+}
+
+/// What a script prints, on its way to whoever watches and the log.
+struct Output<'a, 's, 'l> {
     file: std::fs::File,
-    label: &'a str,
+    show: &'a mut ShowLine<'s>,
     /// The line that has not ended yet.
     line: Vec<u8>,
     tail: Vec<u8>,
     log: Option<&'l mut dyn Write>,
 }
 
-impl Output<'_, '_> {
+impl Output<'_, '_, '_> {
     /// False at the end of the output.
     fn show_what_there_is(&mut self) -> bool {
         let mut block = [0; 16 << 10];
@@ -183,12 +199,8 @@ impl Output<'_, '_> {
         if self.line.is_empty() {
             return;
         }
-        let mut whole = self.label.as_bytes().to_vec();
-        whole.append(&mut self.line);
-        if !whole.ends_with(b"\n") {
-            whole.push(b'\n');
-        }
-        let _ = io::stderr().write_all(&whole);
+        let line = std::mem::take(&mut self.line);
+        (self.show)(line.strip_suffix(b"\n").unwrap_or(&line));
     }
 
     fn finish(&mut self) {
@@ -248,7 +260,10 @@ pub fn told(end: End, within: Duration) -> String {
     match end {
         End::Ended(Ended::Code(code)) => format!("exited with code {code}"),
         End::Ended(Ended::Signal { signal, .. }) => format!("was killed by signal {signal}"),
-        End::TookTooLong => format!("took longer than {} minutes", within.as_secs() / 60),
+        End::TookTooLong if within.as_secs().is_multiple_of(60) => {
+            format!("took longer than {} minutes", within.as_secs() / 60)
+        }
+        End::TookTooLong => format!("took longer than {} s", within.as_secs_f64()),
         End::Interrupted(signal) => format!("was interrupted by signal {signal}"),
     }
 }
@@ -300,11 +315,11 @@ mod tests {
                 env: &self.env,
                 user: None,
                 within,
-                label: "[test] ",
+                binds: &[],
                 ends_its_group: true,
             };
             let mut log = Vec::new();
-            let outcome = script.run(Some(&mut log)).expect("started");
+            let outcome = script.run(&mut |_| {}, Some(&mut log)).expect("started");
             (outcome, String::from_utf8_lossy(&log).into_owned())
         }
     }

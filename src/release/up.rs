@@ -9,12 +9,15 @@ use super::build::{self, Built, Tree, make_home, name_of, say};
 use super::copy;
 use super::prepare::{Refused, Source};
 use super::script::describe;
-use crate::config::{Placement, Service, Settings};
+use crate::config::{self, Placement, Service, Settings};
 
 /// Builds a tree and places its instances. The settings are changed so that everything stays in the state directory:
 /// ports, logs unless a place was `given` for them, and the socket if another hob has the usual one.
 pub fn build(dir: &Path, given: &Given, settings: &mut Settings) -> Result<Source, Refused> {
-    let tree = build::read(dir, settings)?;
+    let tree = build::read(dir, settings, config::own_env())?;
+    for warning in &tree.warnings {
+        log::warn!("{warning}");
+    }
     let folder = settings.state_dir.join("up").join(name_of(&tree.root));
     settings.state_dir = folder.clone();
     if !given.log_dir {
@@ -44,6 +47,8 @@ pub fn build(dir: &Path, given: &Given, settings: &mut Settings) -> Result<Sourc
                 home,
                 code: tree.root.clone(),
                 log_dir: settings.log_dir.clone(),
+                binds: Vec::new(),
+                project: None,
             });
         }
     }

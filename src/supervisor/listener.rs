@@ -207,7 +207,7 @@ impl Pool {
             let text = format!(
                 "ver:3.0 server:{server} serial:{serial} pool:{} poolserial:{pool_serial} eventname:{kind} len:{}\n{payload}",
                 self.name,
-                payload.len()
+                if self.subscription.counts_characters { payload.chars().count() } else { payload.len() }
             );
             deeds.push_back(Deed::Send(member.id, text.into_bytes()));
             member.dialogue = Dialogue::Busy(message);
@@ -326,7 +326,7 @@ mod tests {
 
     fn listeners(events: &[&str], buffer_size: usize) -> Listeners {
         let events = events.iter().map(|e| (*e).to_owned()).collect();
-        let pool = Some(Subscription { events, buffer_size });
+        let pool = Some(Subscription { events, buffer_size, counts_characters: false });
         let mut listeners = Listeners::default();
         listeners.set_pools(&[Group { name: "ev".into(), priority: -1, pool }]);
         listeners

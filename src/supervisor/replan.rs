@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use super::Table;
 use super::event::{Action, ProcessId};
 use super::process::Process;
-use crate::plan::{Name, Plan};
+use crate::plan::{Bind, Name, Plan};
 
 /// Whether anything is different now.
 pub fn replan(table: &mut Table, mut plan: Plan) -> bool {
@@ -49,15 +49,15 @@ pub fn replan(table: &mut Table, mut plan: Plan) -> bool {
     changed
 }
 
-/// The environment of each instance, but for the command lines in it (`SERVICE_PROCESSES_<NAME>`): a process whose
+/// What each instance runs in: its binds, since another release is another home at the same path, and its environment but for the command lines in it (`SERVICE_PROCESSES_<NAME>`): a process whose
 /// neighbour has another command is not concerned.
-fn environments(plan: &Plan) -> HashMap<&str, BTreeMap<&str, &str>> {
+fn environments(plan: &Plan) -> HashMap<&str, (BTreeMap<&str, &str>, &[Bind])> {
     let told = |(key, _): &(&str, &str)| !key.starts_with("SERVICE_PROCESS");
     plan.instances
         .iter()
         .map(|instance| {
             let env = instance.env.iter().map(|(key, value)| (key.as_str(), value.as_str())).filter(told);
-            (instance.name.as_str(), env.collect())
+            (instance.name.as_str(), (env.collect(), instance.binds.as_slice()))
         })
         .collect()
 }

@@ -21,6 +21,11 @@ pub fn is_writable(fd: &impl AsFd, within: Duration) -> bool {
     matches!(poll(&mut fds, timeout), Ok(1)) && fds[0].revents().is_some_and(|r| r.contains(PollFlags::POLLOUT))
 }
 
+/// Writes everything of the file system that `fd` is on to its disk. syncfs(2).
+pub fn sync_file_system(fd: &impl AsFd) -> io::Result<()> {
+    Ok(nix::unistd::syncfs(fd)?)
+}
+
 /// Writes what fits into a pipe right now, in pieces that fit whole; what does not fit is left out. write(2).
 pub fn write_some(pipe: &impl AsFd, bytes: &[u8]) -> io::Result<()> {
     for part in bytes.chunks(4096) {

@@ -14,6 +14,11 @@ pub fn set_nofile(soft: u64, hard: u64) -> io::Result<()> {
     Ok(setrlimit(Resource::RLIMIT_NOFILE, soft, hard)?)
 }
 
+/// The most memory this process may map, in bytes. setrlimit(2).
+pub fn set_address_space(bytes: u64) -> io::Result<()> {
+    Ok(setrlimit(Resource::RLIMIT_AS, bytes, bytes)?)
+}
+
 /// Soft and hard limit of file locks. Linux has not looked at it since 2.4.25; it is only kept, shown and inherited.
 /// getrlimit(2).
 pub fn locks() -> io::Result<(u64, u64)> {

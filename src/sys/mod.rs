@@ -11,6 +11,7 @@ pub mod fd;
 pub mod limits;
 pub mod listener;
 pub mod memory;
+pub mod mount;
 pub mod pidfd;
 pub mod poll;
 pub mod proc;
