@@ -48,7 +48,9 @@ fn start(argv0: &OsString, flags: Flags, roles: Roles) -> Result<i32, Vec<String
     let env = config::own_env();
     let read = {
         let (file, cwd) = (file.clone(), cwd.clone());
-        move |env: &config::Env| config::supervisord(&Setting { file: &file, flags: &flags, env, cwd: &cwd, root })
+        move |env: &config::Env| {
+            config::supervisord(&Setting { file: &file, flags: &flags, env, cwd: &cwd, root, seen_in: None })
+        }
     };
     let conf = read(&env).map_err(|problems| told(&problems))?;
     let is_daemon = !conf.main.nodaemon;
