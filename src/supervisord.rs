@@ -133,8 +133,12 @@ fn run(
     let options = daemon::Options {
         socket: runtime_place(&main),
         servers,
-        state_dir: childlogdir.clone(),
-        log_dir: childlogdir,
+        log_dir: match &main.logfile {
+            // Automatic logs usually stand where everybody's temporary files do.
+            Some(MainLog::File { path, .. }) => path.parent().map_or_else(|| childlogdir.clone(), Path::to_owned),
+            _ => childlogdir.clone(),
+        },
+        state_dir: childlogdir,
         config: vec![file.to_owned()],
         roles,
         make_plan: Box::new(move |_, _, done| {
