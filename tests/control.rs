@@ -96,9 +96,16 @@ fn a_socket_that_is_open_to_all_still_serves_root_its_own_user_and_its_group_alo
         sh_ok(&format!("{line} {} http://hob{path}", socket(&hob).display()))
     };
     for stranger in ["--reuid 65534 --regid 65534 --clear-groups", "--reuid 65534 --regid 65534 --groups 4710,4712"] {
-        for (method, path) in
-            [("GET", "/v1/processes"), ("GET", "/v1/health"), ("POST", "/v1/stop"), ("GET", "/v1/logs")]
-        {
+        for (method, path) in [
+            ("GET", "/v1/processes"),
+            ("GET", "/v1/health"),
+            ("POST", "/v1/stop"),
+            ("GET", "/v1/logs"),
+            ("POST", "/RPC2"),
+            ("GET", "/"),
+            ("GET", "/metrics"),
+            ("GET", "/logtail/one"),
+        ] {
             assert_eq!(ask(stranger, method, path), "403", "{stranger} {path}");
         }
     }

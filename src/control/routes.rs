@@ -88,17 +88,7 @@ pub fn find(request: &Request, visitor: Visitor, own_uid: u32) -> Result<(&'stat
             continue;
         }
         if !route.who.admits(visitor, own_uid) {
-            let who = match visitor {
-                Visitor::Local(peer) | Visitor::Stranger(peer) => format!("uid {}", peer.uid),
-                Visitor::Known | Visitor::Anyone => "whoever has not logged in".to_owned(),
-            };
-            let why = match route.who {
-                Who::Member => format!(
-                    "{who} may not talk to hob: only root, uid {own_uid} and the group of the socket may; see socket_group in hob.toml(5)"
-                ),
-                Who::Owner => format!("{who} may not see {}: only root and uid {own_uid} may", request.path),
-            };
-            return Err(api::failure(403, why));
+            return Err(refusal(visitor, own_uid, route.who, &request.path));
         }
         return Ok((route, name));
     }
@@ -108,6 +98,22 @@ pub fn find(request: &Request, visitor: Visitor, own_uid: u32) -> Result<(&'stat
     let allow = allowed.join(", ");
     let why = format!("{} is not possible on {}: use {allow}", clip(&request.method), clip(&request.path));
     Err(Answer { headers: vec![("Allow", allow)], ..api::failure(405, why) })
+}
+
+/// The answer for somebody whom the kernel, or a login, has not shown to be who may have this.
+pub fn refusal(visitor: Visitor, own_uid: u32, needed: Who, path: &str) -> Answer {
+    let who = match visitor {
+        Visitor::Local(peer) | Visitor::Stranger(peer) => format!("uid {}", peer.uid),
+        Visitor::Known | Visitor::Anyone => "whoever has not logged in".to_owned(),
+    };
+    let why = match needed {
+        Who::Member => format!(
+            "{who} may not talk to hob: only root, uid {own_uid} and the group of the socket may; see socket_group in \
+             hob.toml(5)"
+        ),
+        Who::Owner => format!("{who} may not see {}: only root and uid {own_uid} may", clip(path)),
+    };
+    api::failure(403, why)
 }
 
 /// What stands in `path` for the braces of `pattern`, or nothing if there are none.

@@ -1050,6 +1050,10 @@ impl Host for Daemon {
         self.logs.clear(ids, main, ticket.0);
     }
 
+    fn count_logs(&mut self, ticket: Ticket) {
+        self.logs.count(ticket.0);
+    }
+
     fn fetch(&mut self, ticket: Ticket, piece: LogPiece) {
         self.start_fetch(ticket, &piece);
     }
