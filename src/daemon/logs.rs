@@ -158,11 +158,17 @@ impl Logs {
 
     /// Makes the pipes of a process and tells the logger.
     pub fn add(&mut self, id: ProcessId, spec: &Spec) -> io::Result<()> {
-        let mut logs = vec![self.make(spec, &spec.log, false)?];
+        let log = self.make(spec, &spec.log, false)?;
+        self.of.insert(id, vec![log]);
         if let Some(stderr) = &spec.log.stderr {
-            logs.push(self.make(spec, stderr, true)?);
+            match self.make(spec, stderr, true) {
+                Ok(log) => self.of.entry(id).or_default().push(log),
+                Err(why) => {
+                    self.remove(id);
+                    return Err(why);
+                }
+            }
         }
-        self.of.insert(id, logs);
         self.flush();
         Ok(())
     }
