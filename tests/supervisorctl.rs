@@ -32,6 +32,8 @@ autostart=false
 command=/bin/false
 autostart=false
 startretries=0
+; The original promotes before it reaps: a busy machine may take a second for both.
+startsecs=30
 [program:quiet]
 command=/bin/cat
 autostart=false
