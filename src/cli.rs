@@ -186,7 +186,7 @@ enum Command {
     /// Print a manual page, for man(1): hob man | man -l -
     #[command(hide = true)]
     Man {
-        #[arg(default_value = "hob", value_parser = ["hob", "dotcloud.yml", "hob.toml", "hob-api", "supervisorctl"])]
+        #[arg(default_value = "hob", value_parser = ["hob", "dotcloud.yml", "hob.toml", "hob-api", "supervisord", "supervisorctl"])]
         page: String,
     },
 }
@@ -328,6 +328,7 @@ fn run(cli: Cli) -> Result<i32, Failed> {
                 "dotcloud.yml" => include_str!("../man/dotcloud.yml.5").to_owned(),
                 "hob.toml" => include_str!("../man/hob.toml.5").to_owned(),
                 "hob-api" => include_str!("../man/hob-api.7").to_owned(),
+                "supervisord" => include_str!("../man/supervisord.1").to_owned(),
                 "supervisorctl" => include_str!("../man/supervisorctl.1").to_owned(),
                 _ => man_page(),
             };

@@ -48,7 +48,9 @@ fn start(argv0: &OsString, flags: Flags, roles: Roles) -> Result<i32, Vec<String
     let env = config::own_env();
     let read = {
         let (file, cwd) = (file.clone(), cwd.clone());
-        move |env: &config::Env| config::supervisord(&Setting { file: &file, flags: &flags, env, cwd: &cwd, root })
+        move |env: &config::Env| {
+            config::supervisord(&Setting { file: &file, flags: &flags, env, cwd: &cwd, root, seen_in: None })
+        }
     };
     let conf = read(&env).map_err(|problems| told(&problems))?;
     let is_daemon = !conf.main.nodaemon;
@@ -131,8 +133,12 @@ fn run(
     let options = daemon::Options {
         socket: runtime_place(&main),
         servers,
-        state_dir: childlogdir.clone(),
-        log_dir: childlogdir,
+        log_dir: match &main.logfile {
+            // Automatic logs usually stand where everybody's temporary files do.
+            Some(MainLog::File { path, .. }) => path.parent().map_or_else(|| childlogdir.clone(), Path::to_owned),
+            _ => childlogdir.clone(),
+        },
+        state_dir: childlogdir,
         config: vec![file.to_owned()],
         roles,
         make_plan: Box::new(move |_, _, done| {

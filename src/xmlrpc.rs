@@ -4,8 +4,6 @@
 //! supervisord read it with regular expressions (reference/supervisord.md §3.1). What is read is bounded in depth and
 //! in number, a document type is refused, and no entity but the five of XML is known, so nothing can grow.
 
-#![allow(dead_code, reason = "the client writes calls and reads replies, the server the opposite")]
-
 use std::fmt;
 
 use base64::Engine;
@@ -106,6 +104,28 @@ pub struct Call {
 pub struct Fault {
     pub code: i32,
     pub text: String,
+}
+
+/// What supervisord's faults are numbered (reference/supervisord.md §3.2).
+pub mod fault {
+    pub const UNKNOWN_METHOD: i32 = 1;
+    pub const INCORRECT_PARAMETERS: i32 = 2;
+    pub const BAD_ARGUMENTS: i32 = 3;
+    pub const SIGNATURE_UNSUPPORTED: i32 = 4;
+    pub const SHUTDOWN_STATE: i32 = 6;
+    pub const BAD_NAME: i32 = 10;
+    pub const BAD_SIGNAL: i32 = 11;
+    pub const NO_FILE: i32 = 20;
+    pub const NOT_EXECUTABLE: i32 = 21;
+    pub const FAILED: i32 = 30;
+    pub const ABNORMAL_TERMINATION: i32 = 40;
+    pub const SPAWN_ERROR: i32 = 50;
+    pub const ALREADY_STARTED: i32 = 60;
+    pub const NOT_RUNNING: i32 = 70;
+    pub const SUCCESS: i32 = 80;
+    pub const ALREADY_ADDED: i32 = 90;
+    pub const STILL_RUNNING: i32 = 91;
+    pub const CANT_REREAD: i32 = 92;
 }
 
 /// Why bytes are no call or no reply.

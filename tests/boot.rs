@@ -387,3 +387,22 @@ fn without_a_daemon_every_command_that_needs_one_says_so_with_status_4() {
         assert!(ran.err.contains("hob.sock"), "it names the socket: {ran:?}");
     }
 }
+
+#[test]
+fn a_supervisor_conf_in_the_home_replaces_the_processes_of_the_dotcloud_yml() {
+    let conf = "[supervisord]\nnodaemon=true\n[program:web]\n\
+        command=/bin/sh -c \"echo $FROM_PROFILE $SERVICE_TYPE at %(here)s; exec sleep 1000\"\n\
+        [program:worker]\ncommand=sleep 1000\nnumprocs=2\nprocess_name=%(program_name)s_%(process_num)d\n\
+        stdout_logfile=/nowhere/at/all.log\n";
+    let home = Home::new("www:\n  type: custom\n  process: ~/never\n")
+        .file("profile", "export FROM_PROFILE=profiled\n")
+        .file("supervisor.conf", conf);
+    let expected = format!("profiled custom at {}", home.at("").display());
+    let hob = home.boot();
+    hob.running("web");
+    hob.running("worker_1");
+    hob.wait_log("web.log", expected.trim_end_matches('/'));
+    let names: Vec<String> = hob.status().iter().map(|p| p.name().to_string()).collect();
+    assert_eq!(names, ["www:web", "www:worker_0", "www:worker_1"]);
+    hob.shutdown();
+}

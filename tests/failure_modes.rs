@@ -331,3 +331,32 @@ fn mode_8_at_the_limit_of_processes_of_a_user_a_start_waits_and_nothing_else_not
     hob.running("late");
     hob.shutdown();
 }
+
+#[test]
+fn mode_8_without_descriptors_a_start_is_tried_again_and_everything_else_goes_on() {
+    let mut yml = String::new();
+    for n in 0..30 {
+        yml += &format!("p{n}: sleep 1000\n");
+    }
+    let home = Home::with(&yml).settings("[defaults]\nrestart_delay = 0.2\nrestart_delay_max = 0.5\n");
+    let hob = home.boot();
+    let first = hob.running("p0");
+    // Room for the planner and for the pipes of a few.
+    let limit = |soft: usize| sh_ok(&format!("prlimit --pid {} --nofile={soft}:", hob.pid));
+    limit(fd_count(hob.pid) + 20);
+    let all = fs::read_to_string(hob.home.at("dotcloud.yml")).expect("our own file") + &more(30..60);
+    hob.home.write("dotcloud.yml", &all);
+    hob.signal(Signal::SIGHUP);
+    wait_for("a start that says why", || hob.err().contains("too many open files").then_some(()));
+    never_for(Duration::from_millis(500), "an end of hob or of a neighbour", || !hob.is_alive() || !lives(first));
+    limit(2048);
+    for n in 0..60 {
+        hob.running(&format!("p{n}"));
+    }
+    assert_eq!(hob.running("p0"), first);
+    hob.shutdown();
+}
+
+fn more(numbers: std::ops::Range<usize>) -> String {
+    numbers.map(|n| format!("    p{n}: sleep 1000\n")).collect()
+}

@@ -35,7 +35,12 @@ const WRONG: &str = "Authorization: Bearer a long secre\r\n";
 fn listening(more: &str) -> (Hob, u16) {
     let port = free_port();
     let toml = format!("listen = \"127.0.0.1:{port}\"\nlisten_password = \"a long secret\"\n{more}");
-    let hob = Home::with("one: sleep 1000\ntwo: {command: sleep 1000, autostart: false}").settings(&toml).boot();
+    let hob = Home::with(
+        "one: sleep 1000\ntwo: {command: sleep 1000, autostart: false}\n\
+         talks: {command: 'echo exactly; exec sleep 1000', autostart: false}",
+    )
+    .settings(&toml)
+    .boot();
     hob.running("one");
     (hob, port)
 }
@@ -123,6 +128,8 @@ fn prometheus_reads_the_metrics() {
         return;
     }
     let (hob, port) = listening("");
+    hob.ok(&["start", "talks"]);
+    hob.wait_log("talks.log", "exactly");
     let pid = hob.running("one");
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).expect("it runs");
     hob.running_again("one", pid);
@@ -155,6 +162,8 @@ fn prometheus_reads_the_metrics() {
     assert_eq!(value("counter", "hob_process_restarts_total", "one"), 1.0);
     assert!(value("gauge", "hob_process_resident_memory_bytes", "one") > 10_000.0);
     assert!(value("gauge", "node_supervisord_start_time_seconds", "one") > 1.7e9);
+    assert_eq!(value("counter", "hob_process_log_bytes_total", "talks"), 8.0);
+    assert_eq!(value("counter", "hob_process_log_dropped_bytes_total", "talks"), 0.0);
     assert!(value("counter", "hob_process_cpu_seconds_total", "one") >= 0.0);
     hob.shutdown();
 }

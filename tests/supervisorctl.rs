@@ -32,6 +32,8 @@ autostart=false
 command=/bin/false
 autostart=false
 startretries=0
+; The original promotes before it reaps: a busy machine may take a second for both.
+startsecs=30
 [program:quiet]
 command=/bin/cat
 autostart=false
@@ -368,6 +370,26 @@ fn changes_of_the_configuration_are_told_in_the_same_words() {
     let (text, status) = stage.ours(&["update"], "");
     assert!(text.starts_with("ERROR: CANT_REREAD: ") && status == 1, "{text}");
     assert_eq!(stage.theirs(&["update"], "").1, 1);
+}
+
+#[test]
+fn what_is_new_works_with_pythons_server_too() {
+    let Some(mut stage) = Stage::new(UNIX.0, UNIX.1) else { return };
+    let (text, status) = stage.ours(&["status", "--json", "up", "idle"], "");
+    let all: Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!((all[0]["name"].as_str(), all[1]["statename"].as_str(), status), (Some("up"), Some("STOPPED"), 3));
+    let (text, status) = stage.ours(&["avail", "--json"], "");
+    let all: Value = serde_json::from_str(&text).expect("JSON");
+    assert!(all.as_array().is_some_and(|all| all.len() == 9) && status == 0, "{text}");
+    assert_eq!(stage.ours(&["pid", "id*"], ""), ("0\n".into(), 7));
+    let rolled = stage.ours(&["restart", "--rolling", "grp:*", "up"], "");
+    let expected =
+        "grp:m1: stopped\ngrp:m1: started\ngrp:m2: ERROR (not running)\ngrp:m2: started\nup: stopped\nup: started\n";
+    assert_eq!(rolled, (expected.into(), 0));
+    let ended = stage.ours(&["restart", "--rolling", "up", "bad", "grp:*"], "");
+    let expected = "up: stopped\nup: started\nbad: ERROR (not running)\nbad: ERROR (no such file)\n\
+                    ERROR: not restarted: grp:m1 grp:m2\n";
+    assert_eq!(ended, (expected.into(), 1));
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::client::supervisorctl;
 use crate::config;
+use crate::control::SUPERVISOR_VERSION;
 use crate::getopt::{self, Flag};
 use crate::{pidproxy, sys};
 
@@ -43,7 +44,7 @@ Usage: supervisorctl [options] [action [arguments]]
                              $SUPERVISOR_PASSWORD
   -i, --interactive          begin the shell, which is also what happens without an action
   -r, --history_file FILE    where the shell remembers its lines
-  -v, --version              print the version of this program
+  -v, --version              print the version of supervisor that this is like
   -h, --help                 print this
 
 The action `help` lists the actions, `help ACTION` tells about one.
@@ -71,7 +72,7 @@ fn ctl_options(argv0: &OsStr, words: &[String]) -> Result<Wanted, String> {
     for (nth, (flag, value)) in given.iter().enumerate() {
         match flag.short {
             'h' | '?' => return Ok(Wanted::Text(CTL_HELP.to_owned())),
-            'v' => return Ok(Wanted::Text(concat!(env!("CARGO_PKG_VERSION"), "\n").to_owned())),
+            'v' => return Ok(Wanted::Text(format!("{SUPERVISOR_VERSION}\n"))),
             's' if !is_url(value) => {
                 return Err(format!("invalid value for -s '{value}': value '{value}' is not a URL"));
             }

@@ -384,7 +384,7 @@ pub fn processes(server: &Server) -> Result<Vec<Info>, Trouble> {
 }
 
 /// What getProcessInfo tells, as far as it is shown.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Info {
     pub group: String,
     pub name: String,
@@ -392,6 +392,8 @@ pub struct Info {
     pub statename: String,
     pub description: String,
     pub pid: i64,
+    /// All of it, as it came.
+    pub whole: Option<Value>,
 }
 
 impl Info {
@@ -404,6 +406,7 @@ impl Info {
             statename: text_of(value, "statename"),
             description: text_of(value, "description"),
             pid: number("pid"),
+            whole: Some(value.clone()),
         }
     }
 
@@ -414,6 +417,28 @@ impl Info {
 
 pub fn text_of(value: &Value, key: &str) -> String {
     value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned()
+}
+
+/// The argument without one of our own flags, which may stand anywhere, and whether it was there.
+pub fn take_flag(argument: &str, flag: &str) -> (String, bool) {
+    let rest: Vec<&str> = argument.split_whitespace().filter(|word| *word != flag).collect();
+    (rest.join(" "), argument.split_whitespace().any(|word| word == flag))
+}
+
+/// For programs: what the server has told, as JSON.
+pub fn say_json<'v>(values: impl Iterator<Item = &'v Value>) {
+    say(&format!("{:#}", serde_json::Value::Array(values.map(to_json).collect())));
+}
+
+fn to_json(value: &Value) -> serde_json::Value {
+    match value {
+        Value::Int(number) => (*number).into(),
+        Value::Bool(truth) => (*truth).into(),
+        Value::Double(number) => (*number).into(),
+        Value::String(text) => text.as_str().into(),
+        Value::Array(items) => items.iter().map(to_json).collect(),
+        Value::Struct(members) => members.iter().map(|(name, value)| (name.clone(), to_json(value))).collect(),
+    }
 }
 
 /// A process as it is shown: `name` when the group has the same one.

@@ -1,6 +1,8 @@
 //! The actions of supervisorctl on processes: status, pid, start, stop, restart, signal, clear.
 
-use super::supervisorctl::{Ctl, Done, Info, namespec, say, split_namespec, status, text_of};
+use std::io::{self, Write};
+
+use super::supervisorctl::{Ctl, Done, Info, namespec, say, say_json, split_namespec, status, take_flag, text_of};
 use super::supervisorctl_server::{Trouble, fault};
 use crate::xmlrpc::Value;
 
@@ -12,9 +14,10 @@ pub fn status(ctl: &mut Ctl, argument: &str) -> Done {
         ctl.exit = status::UNKNOWN;
         return Ok(());
     }
+    let (argument, as_json) = take_flag(argument, "--json");
     let all = ctl.processes()?;
     let mut shown: Vec<&Info> = Vec::new();
-    let names = names_of(argument, &all);
+    let names = names_of(&argument, &all);
     if names.is_empty() || names.iter().any(|name| name == "all") {
         shown.extend(&all);
     } else {
@@ -23,13 +26,26 @@ pub fn status(ctl: &mut Ctl, argument: &str) -> Done {
             let (group, process) = split_namespec(name);
             shown.extend(all.iter().filter(|info| info.group == group && process.is_none_or(|p| info.name == p)));
             if shown.len() == before {
-                match process {
-                    None => say(&format!("{group}: ERROR (no such group)")),
-                    Some(_) => say(&format!("{name}: ERROR (no such process)")),
+                let what = match process {
+                    None => format!("{group}: ERROR (no such group)"),
+                    Some(_) => format!("{name}: ERROR (no such process)"),
+                };
+                if as_json {
+                    let _ = writeln!(io::stderr(), "{what}");
+                } else {
+                    say(&what);
                 }
                 ctl.exit = status::UNKNOWN;
             }
         }
+    }
+    if as_json {
+        say_json(shown.iter().filter_map(|info| info.whole.as_ref()));
+        shown.retain(|info| STOPPED_STATES.contains(&info.state));
+        if !shown.is_empty() {
+            ctl.exit = status::SOME_STOPPED;
+        }
+        return Ok(());
     }
     let width = shown.iter().map(|info| info.namespec().chars().count()).max().unwrap_or(0).max(30) + 3;
     for info in &shown {
@@ -142,7 +158,41 @@ pub fn stop(ctl: &mut Ctl, argument: &str) -> Done {
 
 /// All are stopped before the first one is started.
 pub fn restart(ctl: &mut Ctl, argument: &str) -> Done {
-    on_names(ctl, "restart", &[&STOP, &START], argument)
+    let (argument, is_rolling) = take_flag(argument, "--rolling");
+    if !is_rolling || argument.is_empty() {
+        return on_names(ctl, "restart", &[&STOP, &START], &argument);
+    }
+    if !ctl.is_up()? {
+        return Ok(());
+    }
+    roll(ctl, &argument)
+}
+
+/// One after the other, each only once the one before runs again; the first that does not ends it, and the others stay
+/// as they are.
+fn roll(ctl: &mut Ctl, argument: &str) -> Done {
+    let all = ctl.processes()?;
+    let mut names: Vec<String> = Vec::new();
+    for name in names_of(argument, &all) {
+        match split_namespec(&name) {
+            _ if name == "all" => names.extend(all.iter().map(Info::namespec)),
+            (group, None) if all.iter().any(|info| info.group == group) => {
+                names.extend(all.iter().filter(|info| info.group == group).map(Info::namespec));
+            }
+            _ => names.push(name),
+        }
+    }
+    for (nth, name) in names.iter().enumerate() {
+        act(ctl, &STOP, std::slice::from_ref(name), &[])?;
+        act(ctl, &START, std::slice::from_ref(name), &[])?;
+        if ctl.exit != 0 && nth + 1 < names.len() {
+            say(&format!("ERROR: not restarted: {}", names[nth + 1..].join(" ")));
+        }
+        if ctl.exit != 0 {
+            break;
+        }
+    }
+    Ok(())
 }
 
 pub fn clear(ctl: &mut Ctl, argument: &str) -> Done {

@@ -3,12 +3,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::supervisorctl::{Ctl, Done, namespec, say, status, text_of};
+use super::supervisorctl::{Ctl, Done, namespec, say, say_json, status, take_flag, text_of};
 use super::supervisorctl_server::{Trouble, fault};
 use crate::xmlrpc::Value;
 
 pub fn avail(ctl: &mut Ctl, argument: &str) -> Done {
-    if ctl.has_arguments("avail", argument) {
+    let (argument, as_json) = take_flag(argument, "--json");
+    if ctl.has_arguments("avail", &argument) {
         return Ok(());
     }
     let all = match ctl.server.call("getAllConfigInfo", &[]) {
@@ -18,6 +19,10 @@ pub fn avail(ctl: &mut Ctl, argument: &str) -> Done {
         }
         other => other?,
     };
+    if as_json {
+        say_json(all.as_array().unwrap_or_default().iter());
+        return Ok(());
+    }
     for info in all.as_array().unwrap_or_default() {
         let is = |key: &str| info.get(key).and_then(Value::as_bool).unwrap_or(false);
         let number = |key: &str| info.get(key).and_then(Value::as_int).unwrap_or_default();

@@ -13,6 +13,8 @@ use super::http::{Body, Head, read_head};
 use super::talk::{escape, reason};
 use crate::xmlrpc::{self, Fault, Value};
 
+pub use crate::xmlrpc::fault;
+
 /// A reply of more than this is not ours to hold.
 const MAX_REPLY: u64 = 256 << 20;
 
@@ -37,24 +39,6 @@ pub enum Trouble {
     Unauthorized,
     Fault(Fault),
     Other(String),
-}
-
-/// The codes that supervisorctl tells apart (reference/supervisord.md §3.2).
-pub mod fault {
-    pub const UNKNOWN_METHOD: i32 = 1;
-    pub const SHUTDOWN_STATE: i32 = 6;
-    pub const BAD_NAME: i32 = 10;
-    pub const BAD_SIGNAL: i32 = 11;
-    pub const NO_FILE: i32 = 20;
-    pub const NOT_EXECUTABLE: i32 = 21;
-    pub const FAILED: i32 = 30;
-    pub const ABNORMAL_TERMINATION: i32 = 40;
-    pub const SPAWN_ERROR: i32 = 50;
-    pub const ALREADY_STARTED: i32 = 60;
-    pub const NOT_RUNNING: i32 = 70;
-    pub const SUCCESS: i32 = 80;
-    pub const ALREADY_ADDED: i32 = 90;
-    pub const STILL_RUNNING: i32 = 91;
 }
 
 pub enum Socket {

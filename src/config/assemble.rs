@@ -9,6 +9,7 @@ use super::command;
 use super::environ::{self, Env, Var};
 use super::expand;
 use super::options::{At, ProbeOptions, ProcessOptions, Question};
+use super::own_conf;
 use super::ports::Ports;
 use super::settings::{DEFAULT_USER, Settings};
 use super::users::{NotFound, Users};
@@ -60,6 +61,16 @@ pub fn plan_with(
             plan.specs.extend(maker.spec(service, process, placement, &instance));
         }
         plan.instances.push(instance);
+    }
+    // Both layers were checked when they were read.
+    let (defaults, _) = ProcessOptions::layered(&[settings.defaults.as_ref()]);
+    let log = |instance: &Instance, process: &str| {
+        let placement = placements.iter().find(|placement| placement.group() == instance.name);
+        placement.map(|placement| maker.log(&defaults, process, placement, instance.user.as_ref()))
+    };
+    match own_conf::replace(&mut plan, settings.root, &log) {
+        Ok(more) => maker.warnings.extend(more),
+        Err(wrong) => maker.problems.0.extend(wrong.0),
     }
     separate_logs(&mut plan);
     maker.relays(&mut plan);

@@ -16,6 +16,7 @@ mod lexer;
 #[cfg(test)]
 mod manual;
 mod options;
+mod own_conf;
 mod percent;
 mod ports;
 mod program;
@@ -86,7 +87,7 @@ pub fn check(files: &[PathBuf], flags: &Overrides, own: &Env) -> (Problems, Vec<
         let flags = Flags::default();
         let cwd = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
         let root = crate::sys::process::effective_uid() == 0;
-        match supervisord(&Setting { file, flags: &flags, env: own, cwd: &cwd, root }) {
+        match supervisord(&Setting { file, flags: &flags, env: own, cwd: &cwd, root, seen_in: None }) {
             Ok(conf) => warnings.extend(conf.warnings),
             Err(wrong) => problems.0.extend(wrong.0),
         }

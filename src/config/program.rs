@@ -379,9 +379,11 @@ fn log(
     names: &Names,
     channel: &str,
 ) -> LogSpec {
-    let home = reader.home.clone();
+    let (home, is_seen_elsewhere) = (reader.home.clone(), reader.is_seen_elsewhere);
     let key = |what: &str| format!("{channel}_{what}");
-    let file = reader.get(ini, section, &key("logfile"), names, LogFile::Auto, |text| lenient::log_file(text, &home));
+    let file = reader.get(ini, section, &key("logfile"), names, LogFile::Auto, |text| {
+        lenient::log_file(text, &home).or_else(|why| if is_seen_elsewhere { Ok(LogFile::Auto) } else { Err(why) })
+    });
     let is_protocol = kind == Kind::Listener && channel == "stdout";
     let syslog = reader.get(ini, section, &key("syslog"), names, false, lenient::boolean) || file == LogFile::Syslog;
     let events = reader.get(ini, section, &key("events_enabled"), names, false, lenient::boolean);

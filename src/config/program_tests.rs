@@ -22,7 +22,7 @@ fn read_with(text: &str, flags: &[&str], more: &[(&str, &str)]) -> Result<Conf, 
     let flags = Flags::parse(&flags.iter().map(|f| (*f).to_owned()).collect::<Vec<_>>()).unwrap();
     let env = Env::from([("HOME".to_owned(), "/".to_owned()), ("GREETING".to_owned(), "hello".to_owned())]);
     let file = dir.path().join("s.conf");
-    let setting = Setting { file: &file, flags: &flags, env: &env, cwd: Path::new("/tmp"), root: false };
+    let setting = Setting { file: &file, flags: &flags, env: &env, cwd: Path::new("/tmp"), root: false, seen_in: None };
     let here = dir.path().display().to_string();
     supervisord_with(&setting, Users::from_texts(PASSWD, "web:x:7:\n"))
         .map_err(|problems| problems.0.iter().map(|p| p.message.replace(&here, "HERE")).collect::<Vec<_>>().join("\n"))

@@ -83,6 +83,9 @@ pub struct Setting<'a> {
     /// The directory the daemon was started in.
     pub cwd: &'a Path,
     pub root: bool,
+    /// For the file of a home: the directory as its processes know it. Such a file needs no `[supervisord]`, and its
+    /// paths cannot be looked at from here.
+    pub seen_in: Option<&'a Path>,
 }
 
 /// Reads a file and everything it includes.
@@ -97,13 +100,14 @@ pub fn supervisord_with(setting: &Setting<'_>, users: Users) -> Result<Conf, Pro
         let why = format!("could not find config file {}", setting.file.display());
         return Err(Problem::new(&Place::file(&label), why).into());
     }
-    let here = file.parent().unwrap_or(Path::new("/")).to_owned();
+    let here = setting.seen_in.or(file.parent()).unwrap_or(Path::new("/")).to_owned();
     let mut ini = ini::read(&file).map_err(|why| Problem::new(&Place::file(&label), why))?;
     let mut reader = Reader {
         names: Names::of_env(setting.env),
         home: setting.env.get("HOME").map_or_else(|| PathBuf::from("/root"), PathBuf::from),
         host: nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
         here,
+        is_seen_elsewhere: setting.seen_in.is_some(),
         file: label,
         cwd: setting.cwd.to_owned(),
         root: setting.root,
@@ -114,7 +118,7 @@ pub fn supervisord_with(setting: &Setting<'_>, users: Users) -> Result<Conf, Pro
     };
     reader.names.text("here", &reader.here.to_string_lossy());
     reader.include(&mut ini);
-    if ini.section("supervisord").is_none() {
+    if ini.section("supervisord").is_none() && !reader.is_seen_elsewhere {
         reader
             .problems
             .push(Problem::new(&Place::file(&reader.file), ".ini file does not include supervisord section"));
@@ -151,6 +155,8 @@ pub struct Reader {
     pub home: PathBuf,
     pub host: String,
     here: PathBuf,
+    /// Paths are those of another place: they are taken as they are.
+    pub is_seen_elsewhere: bool,
     pub file: Arc<str>,
     pub cwd: PathBuf,
     pub root: bool,

@@ -47,6 +47,8 @@ pub enum Reply {
     Reload {
         deployed: Option<bool>,
     },
+    /// What the logger counts is asked for; the answer is `metrics::answer`.
+    Metrics,
     /// The answer is `Control::goodbye`'s.
     Shutdown,
 }

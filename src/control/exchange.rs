@@ -323,7 +323,7 @@ fn simple(done: &Done) -> Result<Value, Fault> {
         Done::Restart(Ok(())) => Ok(true.into()),
         Done::Cleared(None) => Ok(true.into()),
         Done::Cleared(Some(why)) => Err(faulted(rpc::fault::FAILED, why)),
-        Done::Fetched(_) | Done::Synced => Err(faulted(rpc::fault::FAILED, "")),
+        Done::Fetched(_) | Done::Counted(_) | Done::Synced => Err(faulted(rpc::fault::FAILED, "")),
     }
 }
 

@@ -3,29 +3,37 @@
 //! Names in three families: `node_supervisord_*` as node_exporter has them, `supervisor_*` as the exporters of supervisord
 //! have them, so that dashboards go on working, and `hob_*` for what those do not tell. Pure but for /proc.
 
+use std::collections::HashMap;
 use std::fmt::{Display, Write};
 
+use super::Host;
 use super::api::{Call, Reply, process_shown};
 use super::http::Answer;
+use crate::supervisor::event::ProcessId;
 use crate::sys::{clock, proc};
 use crate::wire;
 
 /// The format, as Prometheus wants to hear it.
 const CONTENT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-pub fn metrics(call: &mut Call<'_>) -> Result<Reply, Answer> {
-    let host = &*call.host;
+pub fn metrics(_: &mut Call<'_>) -> Result<Reply, Answer> {
+    Ok(Reply::Metrics)
+}
+
+/// The answer, with bytes written and lost as the logger has told them, if it has.
+pub fn answer(host: &dyn Host, logs: Option<&HashMap<ProcessId, (u64, u64)>>) -> Answer {
     let processes: Vec<Sample> = host
         .supervisor()
         .processes()
         .map(|process| {
             let shown = process_shown(process, host);
             let began = shown.uptime.map(|uptime| clock::wall().as_secs_f64() - uptime);
-            Sample { usage: shown.pid.and_then(usage), began, shown }
+            let log = logs.map(|logs| logs.get(&process.id()).copied().unwrap_or_default());
+            Sample { usage: shown.pid.and_then(usage), began, log, shown }
         })
         .collect();
     let body = render(&processes, &host.info()).into_bytes();
-    Ok(Reply::Answer(Answer { status: 200, content: CONTENT, body, headers: Vec::new() }))
+    Answer { status: 200, content: CONTENT, body, headers: Vec::new() }
 }
 
 /// One process at one moment.
@@ -33,6 +41,8 @@ struct Sample {
     shown: wire::Process,
     /// Unix time.
     began: Option<f64>,
+    /// Bytes written and lost.
+    log: Option<(u64, u64)>,
     usage: Option<Usage>,
 }
 
@@ -113,6 +123,16 @@ const METRICS: &[Metric] = &[
         help: "Threads of that process.",
         value: |s| s.usage.as_ref().map(|usage| usage.threads as f64),
     },
+    Metric {
+        name: "hob_process_log_bytes_total",
+        help: "Bytes written to its logs since the logger began.",
+        value: |s| s.log.map(|(written, _)| written as f64),
+    },
+    Metric {
+        name: "hob_process_log_dropped_bytes_total",
+        help: "Bytes of its output that were lost, by on_full, since the logger began.",
+        value: |s| s.log.map(|(_, lost)| lost as f64),
+    },
 ];
 
 fn truth(truth: bool) -> Option<f64> {
@@ -192,7 +212,12 @@ mod tests {
             "survivors": [], "logfile": "/l", "stderr_logfile": null, "command": "x", "troubles": []
         });
         let usage = Some(Usage { cpu_seconds: 0.25, resident_bytes: 4096, threads: 2 });
-        Sample { shown: serde_json::from_value(shown).expect("a process"), began: Some(1000.0), usage }
+        Sample {
+            shown: serde_json::from_value(shown).expect("a process"),
+            began: Some(1000.0),
+            log: Some((10, 2)),
+            usage,
+        }
     }
 
     fn text(processes: &[Sample]) -> String {
@@ -217,6 +242,8 @@ mod tests {
             "supervisor_process_uptime{name=\"web\",group=\"www\"} 12.5",
             "hob_process_resident_memory_bytes{name=\"web\",group=\"www\"} 4096",
             "hob_process_cpu_seconds_total{name=\"web\",group=\"www\"} 0.25",
+            "hob_process_log_bytes_total{name=\"web\",group=\"www\"} 10",
+            "hob_process_log_dropped_bytes_total{name=\"web\",group=\"www\"} 2",
             "# TYPE hob_process_restarts_total counter",
             "hob_processes{state=\"RUNNING\"} 1",
             "hob_info{version=\"1\"} 1",

@@ -24,7 +24,7 @@ mod rpc_info;
 mod tests;
 mod waiters;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -59,6 +59,8 @@ const MAX_STREAMS: usize = 32;
 const AT_ONCE: usize = 64;
 /// After an accept failed for want of descriptors or memory.
 const ACCEPT_AGAIN: Duration = Duration::from_secs(1);
+/// For the logger to tell what it has written.
+const COUNT_WITHIN: Duration = Duration::from_secs(1);
 /// For the last answers, when hob ends.
 const LAST_FLUSH: Duration = Duration::from_millis(300);
 
@@ -96,6 +98,8 @@ pub trait Host {
     fn restart(&mut self, ticket: Ticket);
     fn clear_logs(&mut self, ids: &[ProcessId], main: bool, ticket: Ticket);
     fn fetch(&mut self, ticket: Ticket, piece: LogPiece);
+    /// Asks the logger; `Control::ticket_done` follows, unless no logger answers.
+    fn count_logs(&mut self, ticket: Ticket);
     /// Whether its command can be started; if not, whether it is not there at all, and why.
     fn look_up(&self, id: ProcessId) -> Result<(), (bool, String)>;
     /// Why the last start could not be made.
@@ -128,6 +132,8 @@ pub enum Done {
     /// The error, if there was one.
     Cleared(Option<String>),
     Fetched(Fetched),
+    /// Bytes written and lost, by process.
+    Counted(HashMap<ProcessId, (u64, u64)>),
     Synced,
 }
 
@@ -155,6 +161,8 @@ pub struct Control {
     tickets: BTreeMap<Ticket, Client>,
     /// XML-RPC requests that are not answered yet.
     exchanges: BTreeMap<Client, Exchange>,
+    /// Who asks for metrics, and until when they wait for the logger.
+    scrapes: BTreeMap<Ticket, (Client, Time)>,
     next_ticket: u64,
     /// Those who asked for the shutdown and want to hear that it is done.
     mourners: Vec<Client>,
@@ -183,6 +191,7 @@ impl Control {
             waiters: Waiters::default(),
             tickets: BTreeMap::new(),
             exchanges: BTreeMap::new(),
+            scrapes: BTreeMap::new(),
             next_ticket: 0,
             mourners: Vec::new(),
             ring: Ring::default(),
@@ -241,7 +250,11 @@ impl Control {
         let at_once = (!self.again.is_empty()).then(Time::default);
         let clients = self.clients.iter().flatten().filter_map(Connection::deadline).min();
         let exchanges = self.exchanges.values().filter_map(Exchange::deadline).min();
-        [at_once, clients, exchanges, self.waiters.next_deadline(), self.accept_again_at].into_iter().flatten().min()
+        let scrapes = self.scrapes.values().map(|(_, until)| *until).min();
+        [at_once, clients, exchanges, scrapes, self.waiters.next_deadline(), self.accept_again_at]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     pub fn handle_timeout(&mut self, now: Time, host: &mut dyn Host) {
@@ -263,6 +276,12 @@ impl Control {
         }
         let finished = self.waiters.handle_timeout(host.supervisor(), now);
         self.tell(finished, host);
+        // A logger that does not answer holds nobody up: the rest is worth telling.
+        let late: Vec<Ticket> = self.scrapes.iter().filter(|(_, (_, until))| *until <= now).map(|(t, _)| *t).collect();
+        for (client, _) in late.iter().filter_map(|ticket| self.scrapes.remove(ticket)).collect::<Vec<_>>() {
+            let answer = metrics::answer(host, None);
+            self.answer(client, &answer, host);
+        }
         let due = self.exchanges.iter().filter(|(_, exchange)| exchange.deadline().is_some_and(|at| at <= now));
         for client in due.map(|(client, _)| *client).collect::<Vec<_>>() {
             self.go_on(client, host);
@@ -271,6 +290,12 @@ impl Control {
 
     /// Something that an XML-RPC method asked for is done.
     pub fn ticket_done(&mut self, ticket: Ticket, done: &Done, host: &mut dyn Host) {
+        if let Done::Counted(logs) = done
+            && let Some((client, _)) = self.scrapes.remove(&ticket)
+        {
+            let answer = metrics::answer(host, Some(logs));
+            return self.answer(client, &answer, host);
+        }
         let owner =
             self.exchanges.iter_mut().find_map(|(c, exchange)| exchange.ticket_done(ticket, done).then_some(*c));
         if let Some(client) = owner {
@@ -511,6 +536,12 @@ impl Control {
                 self.tickets.insert(ticket, id);
                 host.reload(ticket, deployed);
             }
+            Ok(Reply::Metrics) => {
+                self.next_ticket += 1;
+                let ticket = Ticket(self.next_ticket);
+                self.scrapes.insert(ticket, (id, now + COUNT_WITHIN));
+                host.count_logs(ticket);
+            }
             Ok(Reply::Shutdown) => self.mourners.push(id),
         }
     }
@@ -610,6 +641,7 @@ impl Control {
         self.waiters.forget(client);
         self.exchanges.remove(&client);
         self.tickets.retain(|_, waiting| *waiting != client);
+        self.scrapes.retain(|_, (waiting, _)| *waiting != client);
         self.mourners.retain(|waiting| *waiting != client);
         self.again.remove(&slot);
         if let Some(registry) = &self.registry {

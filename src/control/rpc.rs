@@ -15,6 +15,8 @@ use crate::supervisor::event::{Event, Phase, ProcessId};
 use crate::sys::socket_unix;
 use crate::xmlrpc::{Fault, Value};
 
+pub use crate::xmlrpc::fault;
+
 /// One method.
 pub struct Method {
     pub name: &'static str,
@@ -32,28 +34,6 @@ pub struct Asked<'a> {
     pub params: &'a [Value],
     /// For what is answered later.
     pub ticket: Ticket,
-}
-
-/// Numbers of faults.
-pub mod fault {
-    pub const UNKNOWN_METHOD: i32 = 1;
-    pub const INCORRECT_PARAMETERS: i32 = 2;
-    pub const BAD_ARGUMENTS: i32 = 3;
-    pub const SIGNATURE_UNSUPPORTED: i32 = 4;
-    pub const SHUTDOWN_STATE: i32 = 6;
-    pub const BAD_NAME: i32 = 10;
-    pub const BAD_SIGNAL: i32 = 11;
-    pub const NO_FILE: i32 = 20;
-    pub const NOT_EXECUTABLE: i32 = 21;
-    pub const FAILED: i32 = 30;
-    pub const ABNORMAL_TERMINATION: i32 = 40;
-    pub const SPAWN_ERROR: i32 = 50;
-    pub const ALREADY_STARTED: i32 = 60;
-    pub const NOT_RUNNING: i32 = 70;
-    pub const SUCCESS: i64 = 80;
-    pub const ALREADY_ADDED: i32 = 90;
-    pub const STILL_RUNNING: i32 = 91;
-    pub const CANT_REREAD: i32 = 92;
 }
 
 const NAMES: &[(i32, &str)] = &[
@@ -528,8 +508,8 @@ pub fn is_in_running_set(phase: Phase) -> bool {
 
 /// One element of an array result.
 pub fn result(name: &Name, outcome: &Result<(), Fault>) -> Value {
-    let (status, description) = match outcome {
-        Ok(()) => (fault::SUCCESS, "OK".to_owned()),
+    let (status, description): (i64, String) = match outcome {
+        Ok(()) => (fault::SUCCESS.into(), "OK".to_owned()),
         Err(wrong) => (wrong.code.into(), wrong.text.clone()),
     };
     Value::Struct(vec![

@@ -97,6 +97,7 @@ impl Host for FakeHost {
     fn clear_logs(&mut self, _ids: &[ProcessId], _main: bool, ticket: Ticket) {
         self.tickets.push(ticket);
     }
+    fn count_logs(&mut self, _: Ticket) {}
     fn fetch(&mut self, ticket: Ticket, _piece: LogPiece) {
         self.tickets.push(ticket);
     }

@@ -94,7 +94,8 @@ fn make_all<'a>(runs: &[Run], first: usize, pids: &SharedPids, launch: &dyn Fn(R
         let made = match launch(*run) {
             _ if refused.is_some() => Err(io::Error::from_raw_os_error(refused.unwrap_or(libc::EPERM))),
             Some(launch) => make(launch, &mut common, &mut stack, pids, slot),
-            None => Err(Errno::ENOENT.into()),
+            // Its log pipe could not be made.
+            None => Err(Errno::EMFILE.into()),
         };
         if let Err(why) = made {
             pids.set(slot, -why.raw_os_error().unwrap_or(libc::EAGAIN));

@@ -348,6 +348,10 @@ impl Daemon {
                     let done = Done::Cleared(error);
                     self.with_control(|control, daemon| control.ticket_done(Ticket(ticket), &done, daemon));
                 }
+                News::Counted { ticket, logs } => {
+                    let done = Done::Counted(logs);
+                    self.with_control(|control, daemon| control.ticket_done(Ticket(ticket), &done, daemon));
+                }
                 News::Said { process, stderr, what, text } => self.tell_of_words(process, stderr, what, &text),
             }
         }

@@ -35,12 +35,15 @@ pub struct Logs {
     news: Vec<News>,
     /// The text of an event that has not come whole yet.
     parts: HashMap<(LogId, Said), String>,
+    /// What was counted so far, by process: written, lost.
+    counted: HashMap<ProcessId, (u64, u64)>,
 }
 
 /// From the logger, for the rest of the daemon.
 pub enum News {
     Synced { ticket: u64 },
     Cleared { ticket: u64, error: Option<String> },
+    Counted { ticket: u64, logs: HashMap<ProcessId, (u64, u64)> },
     Said { process: ProcessId, stderr: bool, what: Said, text: String },
 }
 
@@ -74,6 +77,7 @@ impl Logs {
             role,
             news: Vec::new(),
             parts: HashMap::new(),
+            counted: HashMap::new(),
         }
     }
 
@@ -113,6 +117,12 @@ impl Logs {
         self.flush();
     }
 
+    /// Asks how much went into each log; `News::Counted` follows.
+    pub fn count(&mut self, ticket: u64) {
+        self.tell(ToLogger::Count { ticket }, None);
+        self.flush();
+    }
+
     pub fn take_news(&mut self) -> Vec<News> {
         std::mem::take(&mut self.news)
     }
@@ -148,11 +158,17 @@ impl Logs {
 
     /// Makes the pipes of a process and tells the logger.
     pub fn add(&mut self, id: ProcessId, spec: &Spec) -> io::Result<()> {
-        let mut logs = vec![self.make(spec, &spec.log, false)?];
+        let log = self.make(spec, &spec.log, false)?;
+        self.of.insert(id, vec![log]);
         if let Some(stderr) = &spec.log.stderr {
-            logs.push(self.make(spec, stderr, true)?);
+            match self.make(spec, stderr, true) {
+                Ok(log) => self.of.entry(id).or_default().push(log),
+                Err(why) => {
+                    self.remove(id);
+                    return Err(why);
+                }
+            }
         }
-        self.of.insert(id, logs);
         self.flush();
         Ok(())
     }
@@ -275,6 +291,18 @@ impl Logs {
             }
             FromLogger::Synced { ticket } => self.news.push(News::Synced { ticket }),
             FromLogger::Cleared { ticket, error } => self.news.push(News::Cleared { ticket, error }),
+            FromLogger::Counted { ticket, logs, last } => {
+                let owners: HashMap<LogId, ProcessId> =
+                    self.of.iter().flat_map(|(&process, logs)| logs.iter().map(move |&log| (log, process))).collect();
+                for (id, written, lost) in logs {
+                    let Some(&process) = owners.get(&id) else { continue };
+                    let sum = self.counted.entry(process).or_default();
+                    *sum = (sum.0 + written, sum.1 + lost);
+                }
+                if last {
+                    self.news.push(News::Counted { ticket, logs: std::mem::take(&mut self.counted) });
+                }
+            }
             FromLogger::Said { id, what, text, last } => {
                 let whole = self.parts.entry((id, what)).or_default();
                 whole.push_str(&text);

@@ -422,6 +422,13 @@ impl Daemon {
 
     fn start_all(&mut self) {
         let mut runs = std::mem::take(&mut self.to_start);
+        for run in &runs {
+            let id = run.job.process();
+            // There was no descriptor left when it was added; this try is for the case that there is one now.
+            if self.logs.ends(id).is_none() && self.conductor.is_none() {
+                self.provide(id, Logs::add);
+            }
+        }
         let launchable = runs.iter().filter(|run| self.can_be_launched(**run)).count();
         if self.has_launchers && launchable >= batch::LEAST {
             let (many, rest): (Vec<Run>, Vec<Run>) = runs.into_iter().partition(|run| self.can_be_launched(*run));
@@ -1048,6 +1055,10 @@ impl Host for Daemon {
 
     fn clear_logs(&mut self, ids: &[ProcessId], main: bool, ticket: Ticket) {
         self.logs.clear(ids, main, ticket.0);
+    }
+
+    fn count_logs(&mut self, ticket: Ticket) {
+        self.logs.count(ticket.0);
     }
 
     fn fetch(&mut self, ticket: Ticket, piece: LogPiece) {

@@ -23,7 +23,7 @@ use mio::{Events, Interest, Poll, Token};
 
 use self::capture::{Capture, Piece};
 use self::console::Console;
-use self::protocol::{FromLogger, LogId, MAIN, SAID_MAX, Said, ToLogger};
+use self::protocol::{COUNTED_MAX, FromLogger, LogId, MAIN, SAID_MAX, Said, ToLogger};
 use self::sink::{News, Sink};
 use self::syslog::Syslog;
 use crate::plan::{LogExtras, LogSpec};
@@ -242,6 +242,7 @@ impl Logger {
                 }
                 self.tell(FromLogger::Cleared { ticket, error });
             }
+            ToLogger::Count { ticket } => self.tell_counts(ticket),
             ToLogger::Reopen => self.logs.values_mut().for_each(|log| log.sink.reopen()),
             ToLogger::Finish { within_ms } => {
                 self.finish_at = Some(clock::since_boot() + Duration::from_millis(within_ms));
@@ -431,6 +432,22 @@ impl Logger {
                 return;
             }
             rest = more;
+        }
+    }
+
+    fn tell_counts(&mut self, ticket: u64) {
+        let all = self.logs.iter().map(|(&id, log)| {
+            let (written, lost) = log.sink.counts();
+            (id, written, lost)
+        });
+        let mut rest: Vec<(LogId, u64, u64)> = all.collect();
+        loop {
+            let more = rest.split_off(rest.len().min(COUNTED_MAX));
+            let last = more.is_empty();
+            self.tell(FromLogger::Counted { ticket, logs: std::mem::replace(&mut rest, more), last });
+            if last {
+                return;
+            }
         }
     }
 

@@ -25,6 +25,8 @@ pub enum ToLogger {
     Sync { ticket: u64 },
     /// Remove what these logs have so far, then say `Cleared`.
     Clear { ids: Vec<LogId>, ticket: u64 },
+    /// Tell how much went into each log, in one or more `Counted`.
+    Count { ticket: u64 },
     /// The daemon has closed its write ends: write what is there, end each pipe at its EOF, then exit. After
     /// `within_ms` exit even if a pipe is still held open, once all that can be read at that moment is written.
     Finish { within_ms: u64 },
@@ -54,6 +56,12 @@ pub enum FromLogger {
         ticket: u64,
         error: Option<String>,
     },
+    /// What was written and what was lost since this logger began; `last` ends it.
+    Counted {
+        ticket: u64,
+        logs: Vec<(LogId, u64, u64)>,
+        last: bool,
+    },
     /// Part of the text of an event; `last` ends it.
     Said {
         id: LogId,
@@ -75,6 +83,8 @@ pub enum Said {
 
 /// The longest text of one `Said`.
 pub const SAID_MAX: usize = 4 << 10;
+/// The most logs in one `Counted`.
+pub const COUNTED_MAX: usize = 400;
 /// The longest message of the logger, with every character of a text escaped.
 pub const FROM_LOGGER_MAX: usize = 32 << 10;
 
@@ -92,7 +102,10 @@ impl FromLogger {
     pub fn of_log(&self) -> Option<LogId> {
         match self {
             FromLogger::Closed { id } | FromLogger::Trouble { id, .. } | FromLogger::Recovered { id, .. } => Some(*id),
-            FromLogger::Synced { .. } | FromLogger::Cleared { .. } | FromLogger::Said { .. } => None,
+            FromLogger::Synced { .. }
+            | FromLogger::Cleared { .. }
+            | FromLogger::Counted { .. }
+            | FromLogger::Said { .. } => None,
         }
     }
 }

@@ -22,6 +22,8 @@ pub struct Sink {
     at_line_start: bool,
     /// A device, a pipe or our own output: it is neither rotated nor waited for.
     is_stream: bool,
+    written: u64,
+    lost: u64,
 }
 
 /// The disk does not take what we have.
@@ -55,7 +57,14 @@ impl Sink {
             trouble: None,
             at_line_start: true,
             is_stream: false,
+            written: 0,
+            lost: 0,
         }
+    }
+
+    /// Bytes that went into the log, and bytes that never will.
+    pub fn counts(&self) -> (u64, u64) {
+        (self.written, self.lost)
     }
 
     pub fn update(&mut self, spec: LogSpec) {
@@ -118,7 +127,9 @@ impl Sink {
 
     fn write_raw(&mut self, bytes: &[u8]) -> Option<News> {
         if let Some(trouble) = &mut self.trouble {
+            let before = trouble.dropped;
             trouble.hold(bytes, self.spec.on_full);
+            self.lost += trouble.dropped - before;
             return None;
         }
         let mut rest = bytes;
@@ -138,6 +149,7 @@ impl Sink {
                     is_slow,
                 };
                 trouble.hold(rest, self.spec.on_full);
+                self.lost += trouble.dropped;
                 self.trouble = Some(trouble);
                 self.file = None;
                 (!is_slow).then_some(News::Trouble(text))
@@ -258,6 +270,7 @@ impl Sink {
 
     fn count(&mut self, bytes: &[u8]) {
         self.size += bytes.len() as u64;
+        self.written += bytes.len() as u64;
         // Only the end matters, and beyond LINE_MAX the length of the line does not.
         let tail = &bytes[bytes.len().saturating_sub(LINE_MAX + 1)..];
         self.open_line = match tail.iter().rposition(|&b| b == b'\n') {
