@@ -511,6 +511,11 @@ fn services_of_a_stack_are_pushed_together_or_alone_and_leave_on_request() {
     hob.ok(&["destroy", "db", "--yes"]);
     assert!(hob.status().iter().all(|p| p.0["group"] != "db"));
     assert_eq!(sh(&format!("grep -rl rows {}", hob.home.beside("state").display())).out, "");
+    hob.ok(&["deploy", "previous"]);
+    hob.running("db");
+    hob.ok(&["destroy", "db", "--yes"]);
+    hob.ok(&["env", "set", "A=1"]);
+    assert!(hob.status().iter().all(|p| p.0["group"] != "db"), "a variable does not bring it back");
     hob.running("www.0:www");
     hob.shutdown();
 }

@@ -273,8 +273,13 @@ impl Work {
             return Err(Refused::one(1, format!("no service {unknown:?}; there is {}", known.join(", "))));
         }
         report.revision(&revision);
-        let concerned = scaled.map(|numbers| numbers.keys().cloned().collect());
-        self.redeploy(&record, concerned, change, report)
+        // One that was destroyed comes back with a push, not with a variable.
+        let is_there = |name: &&str| deployed.instances.iter().any(|i| i.service == **name && !i.removed);
+        let concerned: BTreeSet<String> = match scaled {
+            Some(numbers) => numbers.keys().cloned().collect(),
+            None => known.iter().filter(|name| is_there(name)).map(|name| (*name).to_owned()).collect(),
+        };
+        self.redeploy(&record, Some(concerned), change, report)
     }
 
     fn redeploy(
