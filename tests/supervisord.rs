@@ -215,3 +215,22 @@ fn idle_listeners_cost_no_tick_unless_they_ask_for_one() {
     std::thread::sleep(std::time::Duration::from_secs(3));
     assert_eq!(switches(), before, "nothing happens, so nothing wakes it");
 }
+
+#[test]
+fn what_starts_after_another_stops_before_it_whatever_the_order_of_groups() {
+    let daemon = Supervisord::start(
+        "[program:a]\ncommand=/bin/sleep 1000\nstartsecs=0\nafter=b\n[program:b]\ncommand=/bin/sleep 1000\nstartsecs=0\n",
+    );
+    wait_for("a", || (daemon.state("a") == "RUNNING").then_some(()));
+    let path = daemon.dir.path().join("s.log");
+    let keep = tempfile::NamedTempFile::new().expect("a file");
+    daemon.ctl(&["shutdown"]);
+    wait_for("both to stop", || {
+        let text = fs::read_to_string(&path).ok()?;
+        fs::write(keep.path(), &text).ok()?;
+        (text.contains("stopped: a ") && text.contains("stopped: b ")).then_some(())
+    });
+    let text = fs::read_to_string(keep.path()).expect("kept");
+    let at = |what: &str| text.find(what).unwrap_or_else(|| panic!("{what} is not in {text}"));
+    assert!(at("spawned: 'b'") < at("spawned: 'a'") && at("stopped: a ") < at("stopped: b "), "{text}");
+}

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::environ::Env;
 use super::ini::Ini;
+use super::kinds;
 use super::lenient::{self, LogFile};
 use super::lexer;
 use super::percent::Names;
@@ -106,7 +107,27 @@ pub fn groups(reader: &mut Reader, ini: &Ini, main: &Main, env: &Env) -> (Vec<Gr
         groups.push(group);
     }
     separate(reader, &specs);
+    resolve_after(reader, ini, &mut specs);
     (groups, specs)
+}
+
+/// `after=` names programs, groups or processes, as supervisorctl shows them. The names were read as they stand.
+fn resolve_after(reader: &mut Reader, ini: &Ini, specs: &mut [Spec]) {
+    let all: Vec<Name> = specs.iter().map(|spec| spec.name.clone()).collect();
+    for spec in specs.iter_mut().filter(|spec| !spec.after.is_empty()) {
+        let mut found = Vec::new();
+        for wanted in std::mem::take(&mut spec.after) {
+            let word = wanted.process.trim_end_matches(":*");
+            let means = |name: &&Name| name.to_string() == word || name.group == word || name.process == word;
+            let before = found.len();
+            found.extend(all.iter().filter(means).filter(|name| **name != spec.name).cloned());
+            if found.len() == before {
+                let why = format!("after names unknown program {word}");
+                reader.wrong_section(ini, &wanted.group, format!("[{}] {why}", wanted.group));
+            }
+        }
+        spec.after = found;
+    }
 }
 
 /// Two processes that rotate one file lose what the other has written.
@@ -238,6 +259,8 @@ struct Common {
     umask: Option<u32>,
     redirect_stderr: bool,
     serverurl: Option<String>,
+    after: Vec<String>,
+    limits: Limits,
 }
 
 impl Common {
@@ -250,8 +273,8 @@ impl Common {
             exitcodes: reader.get(ini, section, "exitcodes", scope, vec![0], lenient::exit_codes),
             startsecs: reader.get(ini, section, "startsecs", scope, Duration::from_secs(1), seconds),
             startretries: Some(reader.get(ini, section, "startretries", scope, 3, lenient::count)),
-            delay: Duration::from_secs(1),
-            delay_max: Duration::from_secs(u32::MAX.into()),
+            delay: length(reader, ini, section, "restart_delay", scope, Duration::from_secs(1)),
+            delay_max: length(reader, ini, section, "restart_delay_max", scope, Duration::from_secs(u32::MAX.into())),
             backoff: Backoff::Linear,
             oneshot: false,
         };
@@ -286,8 +309,62 @@ impl Common {
         });
         let umask = reader.get(ini, section, "umask", scope, None, |text| lenient::octal(text).map(Some));
         let umask = Some(umask.unwrap_or(main.umask));
-        Common { priority, autostart, restart, stop, user, umask, redirect_stderr, serverurl }
+        let words = |text: &str| Ok::<_, String>(lenient::list(text).into_iter().filter(|w| !w.is_empty()).collect());
+        let mut after: Vec<String> = reader.get(ini, section, "after", scope, Vec::new(), words);
+        after.extend(reader.get::<Vec<String>>(ini, section, "depends_on", scope, Vec::new(), words));
+        let number = |least: i64, most: i64| {
+            move |text: &str| match lenient::integer(text)? {
+                n if (least..=most).contains(&n) => Ok(Some(n)),
+                n => Err(format!("{n} is not a number from {least} to {most}")),
+            }
+        };
+        let nofile = reader.get(ini, section, "nofile", scope, None, number(1, i64::MAX));
+        let nice = reader.get(ini, section, "nice", scope, None, number(-20, 19));
+        let oom_score_adj = reader.get(ini, section, "oom_score_adj", scope, None, number(-1000, 1000));
+        let small = |n: Option<i64>| n.and_then(|n| i32::try_from(n).ok());
+        let limits = Limits {
+            nofile: nofile.and_then(|n| u64::try_from(n).ok()),
+            nice: small(nice),
+            oom_score_adj: small(oom_score_adj),
+        };
+        Common { after, limits, priority, autostart, restart, stop, user, umask, redirect_stderr, serverurl }
     }
+}
+
+/// A length of time as hob's own files write it: `500ms`, `2s`, `1m30s`.
+fn length(reader: &mut Reader, ini: &Ini, section: &str, key: &str, scope: &Names, default: Duration) -> Duration {
+    reader.get(ini, section, key, scope, default, |text| kinds::duration(text.trim()).map_err(|wrong| wrong.message))
+}
+
+/// Lines of `KEY=VALUE`, blank ones and `#` comments left out; quotes around a value go. A `-` in front of the name
+/// allows the file to be missing.
+fn environment_file(reader: &mut Reader, ini: &Ini, section: &str, names: &Names) -> Option<BTreeMap<String, String>> {
+    let home = reader.home.clone();
+    reader.get(ini, section, "environment_file", names, None, |text| {
+        let (name, may_be_missing) = text.trim().strip_prefix('-').map_or((text.trim(), false), |name| (name, true));
+        let path = lenient::absolute(name, &home);
+        let text = match super::buildfile::read_bounded(&path) {
+            Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+            Err(why) if may_be_missing && why.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(why) => return Err(format!("cannot read {}: {why}", path.display())),
+        };
+        let mut pairs = BTreeMap::new();
+        for (number, line) in (1..).zip(text.lines()) {
+            let line = line.trim();
+            let line = line.strip_prefix("export ").unwrap_or(line);
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            // What the line holds may be a secret, so it is not repeated.
+            let Some((key, value)) = line.split_once('=').filter(|(key, _)| !key.trim().is_empty()) else {
+                return Err(format!("{}:{number} is not KEY=VALUE", path.display()));
+            };
+            let value = value.trim();
+            let bare = ['"', '\''].iter().find_map(|q| value.strip_prefix(*q)?.strip_suffix(*q));
+            pairs.insert(key.trim().to_owned(), bare.unwrap_or(value).to_owned());
+        }
+        Ok(Some(pairs))
+    })
 }
 
 #[allow(clippy::too_many_arguments)]
@@ -307,6 +384,13 @@ fn process(
     let own: BTreeMap<String, String> = reader.get(ini, section, "environment", names, BTreeMap::new(), |text| {
         lexer::pairs(text).map(|pairs| pairs.into_iter().collect())
     });
+    let own = match environment_file(reader, ini, section, names) {
+        Some(mut filed) => {
+            filed.extend(own);
+            filed
+        }
+        None => own,
+    };
     names.add_env(&own);
     let line = reader.get(ini, section, "command", names, String::new(), |text| Ok(text.trim().to_owned()));
     let directory = reader.get(ini, section, "directory", names, None, |text| Ok(Some(text.to_owned())));
@@ -355,11 +439,12 @@ fn process(
         profile: None,
         user: common.user.clone(),
         umask: common.umask,
-        limits: Limits::default(),
+        limits: common.limits,
         // The order in a table is that of the groups, which the plan is in.
         priority: 999,
         autostart: common.autostart,
-        after: Vec::new(),
+        // Which they are is seen once all are known.
+        after: common.after.iter().map(|word| Name { group: section.to_owned(), process: word.clone() }).collect(),
         restart: common.restart.clone(),
         stop: common.stop.clone(),
         ready: None,
@@ -535,4 +620,12 @@ const KEYS: &[&str] = &[
     "buffer_size",
     "result_handler",
     "len_counts",
+    "after",
+    "depends_on",
+    "environment_file",
+    "restart_delay",
+    "restart_delay_max",
+    "nofile",
+    "nice",
+    "oom_score_adj",
 ];

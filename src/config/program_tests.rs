@@ -176,6 +176,25 @@ fn what_nobody_knows_is_a_warning() {
 }
 
 #[test]
+fn hobs_own_keys_work_in_a_program_too() {
+    let main = "[supervisord]\n[program:db]\ncommand=x\n[program:web]\ncommand=x %(ENV_SECRET)s\nafter=db\n\
+        restart_delay=250ms\nrestart_delay_max=5s\nnice=5\nnofile=4096\nenvironment_file=%(here)s/web.env\n\
+        environment=B=\"own\"\n";
+    let conf = read_with(main, &[], &[("web.env", "# a\nexport SECRET=\"s 1\"\nB=filed\n\n")]).unwrap();
+    let web = conf.plan.specs.iter().find(|spec| spec.name.process == "web").unwrap();
+    assert_eq!(web.after.iter().map(ToString::to_string).collect::<Vec<_>>(), ["db"]);
+    assert_eq!((web.restart.delay.as_millis(), web.restart.delay_max.as_secs()), (250, 5));
+    assert_eq!((web.limits.nice, web.limits.nofile), (Some(5), Some(4096)));
+    assert_eq!((web.command.line.as_str(), web.env["B"].as_str()), ("x s 1", "own"));
+    assert!(conf.warnings.is_empty(), "{:?}", conf.warnings);
+    let wrong = error("[program:a]\ncommand=x\nafter=nobody\nnice=40\nenvironment_file=/no/such\n");
+    assert!(wrong.contains("[program:a] after names unknown program nobody"), "{wrong}");
+    assert!(wrong.contains("40 is not a number from -20 to 19") && wrong.contains("cannot read /no/such"), "{wrong}");
+    let optional = read("[program:a]\ncommand=x\nenvironment_file=-/no/such\n");
+    assert_eq!(optional.plan.specs.len(), 1);
+}
+
+#[test]
 fn patterns_fit_as_the_shell_s_do() {
     for (pattern, name, does) in [
         ("*.conf", "a.conf", true),

@@ -31,7 +31,11 @@ fn is_safe(place: &Path, say: &mut dyn FnMut(String)) -> bool {
         Some(parent) if parent != Path::new("") => parent,
         _ => Path::new("."),
     };
-    let is_roots = |meta: Metadata| meta.uid() == 0 && (meta.mode() & 0o022 == 0 || is_sticky_directory(&meta));
+    let is_roots = |meta: Metadata| {
+        // Who is in root's group may as well be root.
+        let is_closed = meta.mode() & 0o002 == 0 && (meta.mode() & 0o020 == 0 || meta.gid() == 0);
+        meta.uid() == 0 && (is_closed || is_sticky_directory(&meta))
+    };
     let is_good = place.metadata().is_ok_and(is_roots) && directory.metadata().is_ok_and(is_roots);
     if !is_good {
         say(format!("{} is passed over, since others than root can write it; name it with -c", place.display()));

@@ -812,6 +812,10 @@ impl Daemon {
             return;
         };
         if let Some(planner) = self.planner.take() {
+            if self.conductor.is_some() {
+                // Its end is still to be seen, and is no stranger's.
+                self.streamers.push(planner.pid());
+            }
             planner.close(self.poll.registry());
         }
         if self.conductor.is_some() {

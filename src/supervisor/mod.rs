@@ -340,9 +340,14 @@ impl Supervisor {
         if self.table.plan.supervisord.is_none() || !self.is_shutting_down() {
             return None;
         }
-        let now = self.table.common.now;
-        let is_there = |process: &&Process| !process.is_stopped() && !process.is_hopeless(now);
-        self.table.rows.iter().rfind(is_there).map(|last| last.name().group.clone())
+        let (rows, now) = (&self.table.rows, self.table.common.now);
+        // One that others start after has to wait for them, wherever they stand.
+        let is_next = |place: &usize| {
+            let process = &rows[*place];
+            let is_there = !process.is_stopped() && !process.is_hopeless(now);
+            is_there && !self.order.dependents(*place).iter().any(|other| self.holds_up(*other))
+        };
+        (0..rows.len()).rfind(is_next).map(|last| rows[last].name().group.clone())
     }
 
     fn start_all_who_may(&mut self) -> bool {
