@@ -9,6 +9,7 @@ mod batch;
 mod children;
 mod conductor;
 mod fetches;
+mod host;
 pub mod launch;
 mod leftovers;
 mod logs;
@@ -21,7 +22,9 @@ mod oom;
 mod planner;
 mod predecessor;
 mod readiness;
+mod starts;
 mod stdio;
+mod stops;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -47,6 +50,7 @@ use self::marks::{Marks, Owner};
 use self::planner::Planner;
 use self::predecessor::{Predecessor, Registration};
 use self::readiness::Readiness;
+use self::stops::{Ending, Sweep};
 use crate::control::{Control, GroupError, Host, LogPiece, LogQuery, Tail, Ticket};
 use crate::plan::{Ask, Instance, Plan, Probe, Reach, ReadyBy, Server};
 use crate::supervisor::event::{Action, Change, Event, Exit, Job, Phase, ProcessId, Run, Survivor, Time, signal_name};
@@ -141,29 +145,6 @@ struct Daemon {
 struct ReloadAfter {
     tickets: Vec<Ticket>,
     deployed: Option<bool>,
-}
-
-struct Sweep {
-    run: Run,
-    signal: i32,
-    /// How many were left when they were last signalled.
-    left: usize,
-    answered: bool,
-}
-
-/// The way out, once the supervisor has nothing more to stop.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ending {
-    NotYet,
-    /// Ending orphans that belong to no process.
-    Strays {
-        kill_at: Time,
-    },
-    /// Waiting for the logger to write what is left.
-    Logs {
-        until: Time,
-    },
-    Done,
 }
 
 const SIGNALS: Token = Token(0);
@@ -420,201 +401,6 @@ impl Daemon {
         self.with_control(|control, daemon| control.changed(change, daemon));
     }
 
-    fn start_all(&mut self) {
-        let mut runs = std::mem::take(&mut self.to_start);
-        for run in &runs {
-            let id = run.job.process();
-            // There was no descriptor left when it was added; this try is for the case that there is one now.
-            if self.logs.ends(id).is_none() && self.conductor.is_none() {
-                self.provide(id, Logs::add);
-            }
-        }
-        let launchable = runs.iter().filter(|run| self.can_be_launched(**run)).count();
-        if self.has_launchers && launchable >= batch::LEAST {
-            let (many, rest): (Vec<Run>, Vec<Run>) = runs.into_iter().partition(|run| self.can_be_launched(*run));
-            runs = rest;
-            let priority = |run: &Run| Some(self.supervisor.process(run.job.process())?.spec().priority);
-            let at_will = many.iter().all(|run| priority(run) == many.first().and_then(priority));
-            match batch::start(&many, at_will, &self.marks, &|run| self.launch(run, run.job.process())) {
-                Ok((batches, left)) => {
-                    self.children.add_batches(batches);
-                    runs.extend(left);
-                }
-                Err(why) => {
-                    log::debug!("cannot start launchers: {why}");
-                    runs.extend(many);
-                }
-            }
-        }
-        for run in runs {
-            self.spawn(run);
-        }
-    }
-
-    /// A process that becomes its program at once. One that stays hob's own code (pidproxy) would keep a launcher waiting,
-    /// one of supervisord's gets pipes made for each of its runs, and a deployed instance mounts of its own.
-    fn can_be_launched(&self, run: Run) -> bool {
-        let spec = self.supervisor.process(run.job.process()).map(|process| process.spec());
-        let is_plain = |spec: &crate::plan::Spec| {
-            let has_mounts = || self.instance(&spec.name.group).is_some_and(|i| !i.binds.is_empty());
-            spec.pidfile.is_none() && spec.program.is_none() && !has_mounts()
-        };
-        matches!(run.job, Job::Process(_)) && spec.is_some_and(is_plain)
-    }
-
-    /// Starts that launchers could not make: once more without them, or a failure.
-    fn look_at_not_made(&mut self) {
-        for (run, why) in self.children.not_made() {
-            if batch::is_refusal(&why) {
-                log::debug!("starting without launchers from now on: {why}");
-                self.has_launchers = false;
-                self.spawn(run);
-            } else {
-                self.cannot_fork(run, &why);
-            }
-        }
-    }
-
-    fn cannot_fork(&mut self, run: Run, why: &io::Error) {
-        let errno = why.raw_os_error().unwrap_or(nix::errno::Errno::EAGAIN as i32);
-        self.feed(Event::Exited(run, Exit::CannotExec { stage: "fork".into(), errno }));
-    }
-
-    fn spawn(&mut self, run: Run) {
-        let id = run.job.process();
-        let started = match run.job {
-            Job::Process(_) if self.conductor.is_some() => self.spawn_conducted(run, id),
-            Job::Process(_) => match self.launch(run, id) {
-                Some(launch) => sys::process::fork(|| launch.exec()),
-                None => Err(nix::errno::Errno::EMFILE.into()),
-            },
-            Job::ReadyProbe(_) | Job::HealthProbe(_) => self.spawn_probe(run, id),
-        };
-        match started {
-            Ok(pid) => self.children.add(run, pid),
-            Err(why) => self.cannot_fork(run, &why),
-        }
-    }
-
-    /// What a child for this run needs; nothing if its log pipe could not be made.
-    fn launch(&self, run: Run, id: ProcessId) -> Option<Launch<'_>> {
-        let spec = self.supervisor.process(id)?.spec();
-        let (stdout, stderr) = self.logs.ends(id)?;
-        let mut extra_env = vec![(marks::VARIABLE.to_owned(), self.marks.value(id, run.number))];
-        if let Some(path) = self.readiness.path(id) {
-            extra_env.push(("NOTIFY_SOCKET".to_owned(), path.display().to_string()));
-        }
-        Some(Launch {
-            run: run.number,
-            spec,
-            base_env: self.base_env(&spec.name.group),
-            binds: self.instance(&spec.name.group).map_or(&[], |instance| &instance.binds),
-            extra_env,
-            stdout,
-            stderr,
-            stdin: self.null.as_fd(),
-            reports: self.children.report_tx(),
-            exe: self.exe.as_fd(),
-            nofile: self.nofile,
-            oom_score_adj: self.oom_score_adj,
-            marks: &self.marks,
-            id,
-            pidproxy: self.options.roles.pidproxy,
-        })
-    }
-
-    /// As any other, but with supervisord's own pipes. An error is that its command cannot be started.
-    fn spawn_conducted(&mut self, run: Run, id: ProcessId) -> io::Result<Pid> {
-        let Some(mut conductor) = self.conductor.take() else { return Err(io::ErrorKind::NotFound.into()) };
-        let opened = self.open_ends(&mut conductor, id);
-        self.conductor = Some(conductor);
-        let ends = opened?;
-        let mut launch = self.launch(run, id).ok_or(nix::errno::Errno::EMFILE)?;
-        launch.extra_env.retain(|(name, _)| name != marks::VARIABLE);
-        launch.stdin = ends.stdin.as_fd();
-        if let Some(stdout) = &ends.stdout {
-            launch.stdout = stdout.as_fd();
-        }
-        let pid = sys::process::fork(|| launch.exec())?;
-        log::info!("spawned: '{}' with pid {pid}", launch.spec.name.process);
-        Ok(pid)
-    }
-
-    /// The child's ends of the pipes that only supervisord's mode has.
-    fn open_ends(&mut self, conductor: &mut Conductor, id: ProcessId) -> io::Result<Ends> {
-        let spec = self.supervisor.process(id).map(|p| p.spec()).ok_or(io::ErrorKind::NotFound)?;
-        if let Err(missing) = lookup::look_up(spec, self.base_env(&spec.name.group)) {
-            conductor.set_spawn_error(id, Some(missing.text));
-            return Err(missing.errno.into());
-        }
-        conductor.set_spawn_error(id, None);
-        let registry = self.poll.registry();
-        let socket = spec.program.as_ref().and_then(|program| program.socket.as_ref());
-        let stdin = match socket {
-            Some(socket) => conductor.stdio.socket(&spec.name.group, socket).inspect_err(|why| {
-                conductor.set_spawn_error(id, Some(format!("cannot listen on {}: {why}", socket.url)));
-            })?,
-            None => conductor.stdio.new_input(registry, id)?,
-        };
-        let groups = self.supervisor.plan().supervisord.iter().flat_map(|own| &own.groups);
-        let is_listener = groups.filter(|group| group.pool.is_some()).any(|group| group.name == spec.name.group);
-        let stdout = match is_listener {
-            true => {
-                let token = Token(SPEAKERS + id.0 as usize);
-                Some(conductor.stdio.new_speaker(registry, token, id, spec.user.as_ref())?)
-            }
-            false => None,
-        };
-        self.logs.touch(id);
-        Ok(Ends { stdin, stdout })
-    }
-
-    fn base_env(&self, instance: &str) -> &BTreeMap<String, String> {
-        static NOTHING: BTreeMap<String, String> = BTreeMap::new();
-        let own = self.supervisor.plan().supervisord.as_ref().map(|own| &own.env);
-        own.or_else(|| self.instance(instance).map(|i| &i.env)).unwrap_or(&NOTHING)
-    }
-
-    fn instance(&self, name: &str) -> Option<&Instance> {
-        self.supervisor.plan().instances.iter().find(|instance| instance.name == name)
-    }
-
-    fn spawn_probe(&self, run: Run, id: ProcessId) -> io::Result<Pid> {
-        let spec = self.supervisor.process(id).map(|p| p.spec()).ok_or(io::ErrorKind::NotFound)?;
-        let probe = match run.job {
-            Job::HealthProbe(_) => spec.health.as_ref().map(|h| &h.probe),
-            _ => spec.ready.as_ref().and_then(|r| match &r.by {
-                ReadyBy::Probe(probe) => Some(probe),
-                ReadyBy::Notify => None,
-            }),
-        };
-        let probe = probe.ok_or(io::ErrorKind::NotFound)?;
-        sys::process::fork(|| {
-            sys::process::set_name("hob probe");
-            let _ = sys::process::new_session();
-            for number in 0..3 {
-                let _ = sys::process::place_fd(self.null.as_fd(), number);
-            }
-            sys::process::close_others(&[self.children.report_tx().as_raw_fd()]);
-            sys::process::close_on_exec_from(3);
-            self.marks.tag_self(Owner::Process(id));
-            let _ = sys::limits::set_nofile(self.nofile.0, self.nofile.1);
-            // A file of the home, be it a command or a socket, is where the process itself has it.
-            if !matches!(probe.ask, Ask::Tcp(_)) {
-                let _ = self.instance(&spec.name.group).map(|instance| launch::enter(&instance.binds));
-            }
-            let _ = launch::become_user(spec.user.as_ref());
-            if matches!(probe.ask, Ask::Exec(_)) {
-                let _ = std::env::set_current_dir(&spec.directory);
-                let base = self.base_env(&spec.name.group).iter();
-                sys::process::replace_environment(base.chain(&spec.env).map(|(k, v)| (k.as_str(), v.as_str())));
-            }
-            let (status, text) = (self.options.roles.probe)(probe);
-            Report::Said { run: run.number, text }.send(self.children.report_tx());
-            status
-        })
-    }
-
     fn signal_run(&mut self, run: Run, signal: i32) {
         self.tell_of_signal(run, signal);
         let whole_group = self.signal_target(run, signal);
@@ -736,61 +522,6 @@ impl Daemon {
         self.look_at_not_made();
     }
 
-    /// Looks for what is left of processes whose child is reaped, signals it, and answers.
-    fn sweep(&mut self) {
-        if self.sweeps.values().all(|s| s.answered) {
-            return;
-        }
-        self.children.take_made();
-        let traces: Vec<leftovers::Trace> = self
-            .sweeps
-            .keys()
-            .map(|&id| leftovers::Trace {
-                id,
-                leader: self.children.leader(id).map(Pid::as_raw),
-                pipes: self.logs.inodes(id),
-            })
-            .collect();
-        let mut found = leftovers::attribute(&|pid| self.is_ours(pid), &self.marks, &traces);
-        let to_kill = self.sweeps.iter().filter(|(id, sweep)| sweep.signal == libc::SIGKILL && !found.is_rid_of(**id));
-        let to_kill: Vec<ProcessId> = to_kill.map(|(&id, _)| id).collect();
-        if !to_kill.is_empty() {
-            found.kill(&to_kill, &|pid| self.is_ours(pid), &self.marks, &traces);
-        }
-        let mut answers = Vec::new();
-        self.sweeps.retain(|id, sweep| {
-            let is_over = found.is_rid_of(*id);
-            let left = found.of.remove(id).unwrap_or_default();
-            // Signalled once with each signal, and again when helpers have had children meanwhile.
-            if sweep.signal != libc::SIGKILL && (sweep.left == usize::MAX || left.len() > sweep.left) {
-                for stat in &left {
-                    leftovers::signal(stat, sweep.signal);
-                    leftovers::signal(stat, libc::SIGCONT);
-                }
-            }
-            sweep.left = left.len();
-            // Some came and went, and none stayed for long enough to be named: their deaths bring the next look.
-            sweep.answered = is_over || !left.is_empty();
-            if sweep.answered {
-                let survivors = left.iter().map(|s| Survivor { pid: s.pid, command: s.command.clone() }).collect();
-                answers.push(Event::Swept(sweep.run, survivors));
-            }
-            !is_over
-        });
-        for answer in answers {
-            self.feed(answer);
-        }
-        self.carry_out_actions();
-    }
-
-    /// A child that is somebody: a run, or a helper of hob itself.
-    fn is_ours(&self, pid: i32) -> bool {
-        let mut helpers = self.logs.logger_pid().into_iter().chain(self.planner.as_ref().map(Planner::pid));
-        self.children.is_known(pid)
-            || self.streamers.iter().any(|s| s.as_raw() == pid)
-            || helpers.any(|helper| helper.as_raw() == pid)
-    }
-
     fn plan(&mut self, again: bool) -> io::Result<()> {
         if self.planner.is_some() {
             self.reload_after.get_or_insert_default();
@@ -873,264 +604,10 @@ impl Daemon {
             self.feed(Event::HeardReady(run));
         }
     }
-
-    /// When the supervisor is finished: strays, then the logs, then out.
-    fn step_towards_the_end(&mut self) {
-        let now = now();
-        match self.ending {
-            Ending::NotYet => {
-                let Some(finish) = self.supervisor.finished() else { return };
-                if self.planner.is_some() || self.start_over() {
-                    return;
-                }
-                if self.conductor.is_some() {
-                    // What programs have left running is none of supervisord's business.
-                    self.end_conducting();
-                    self.logs.finish();
-                    self.ending = Ending::Logs { until: now + FINISH_WITHIN };
-                    return;
-                }
-                if self.exit_status == 0 {
-                    self.exit_status = finish.exit.as_ref().map_or(0, status_of);
-                }
-                self.ending = Ending::Strays { kill_at: now + STRAY_GRACE };
-                self.end_strays(libc::SIGTERM, now);
-            }
-            Ending::Strays { kill_at } => self.end_strays(if kill_at <= now { libc::SIGKILL } else { 0 }, now),
-            Ending::Logs { until } => {
-                if self.logs.logger_pid().is_none() {
-                    self.ending = Ending::Done;
-                } else if until <= now {
-                    log::error!("the logger cannot write what is left, leaving it behind");
-                    self.ending = Ending::Done;
-                }
-            }
-            Ending::Done => {}
-        }
-    }
-
-    fn end_strays(&mut self, signal: i32, now: Time) {
-        for streamer in &self.streamers {
-            let _ = sys::process::kill(*streamer, libc::SIGKILL);
-        }
-        let mut left = leftovers::attribute(&|pid| self.is_ours(pid), &self.marks, &[]);
-        left.strays.extend(std::mem::take(&mut left.of).into_values().flatten());
-        match signal {
-            libc::SIGKILL => left.kill_strays(&|pid| self.is_ours(pid)),
-            0 => {}
-            _ => left.strays.iter().for_each(|stat| {
-                leftovers::signal(stat, signal);
-                leftovers::signal(stat, libc::SIGCONT);
-            }),
-        }
-        let left = left.strays;
-        let given_up = matches!(self.ending, Ending::Strays { kill_at } if kill_at + STRAY_GRACE <= now);
-        if left.is_empty() || given_up {
-            for stat in &left {
-                log::error!("cannot end {} ({}), leaving it behind", stat.pid, stat.command);
-            }
-            self.logs.finish();
-            self.ending = Ending::Logs { until: now + FINISH_WITHIN };
-        } else if signal == libc::SIGKILL {
-            // Their deaths wake the loop; the next look is at the deadline after this one.
-            self.ending = Ending::Strays { kill_at: now + STRAY_GRACE };
-        }
-    }
 }
 
 /// How long after a plan its memory is given back: by then most of what it starts has started.
 const TIDY_AFTER: Duration = Duration::from_secs(2);
-
-/// What strays get between SIGTERM and SIGKILL when hob ends.
-const STRAY_GRACE: Duration = Duration::from_secs(1);
-
-impl Host for Daemon {
-    fn supervisor(&self) -> &Supervisor {
-        &self.supervisor
-    }
-
-    fn pid(&self, run: Run) -> Option<i32> {
-        self.children.pid(run).map(Pid::as_raw)
-    }
-
-    fn now(&self) -> Time {
-        now()
-    }
-
-    fn info(&self) -> wire::Info {
-        let state = match &self.planner {
-            _ if self.supervisor.is_shutting_down() => "stopping".to_owned(),
-            Some(planner) => planner.step.clone(),
-            None => "running".to_owned(),
-        };
-        wire::Info {
-            version: env!("CARGO_PKG_VERSION").into(),
-            pid: sys::process::pid().as_raw(),
-            state,
-            uptime: now().since(self.born).as_secs_f64(),
-            log_dir: self.options.log_dir.display().to_string(),
-            state_dir: self.options.state_dir.display().to_string(),
-            source: match &self.conductor {
-                Some(_) => "supervisord",
-                None if self.deployed => "deployed",
-                None => "home",
-            }
-            .into(),
-            socket: self.options.socket.display().to_string(),
-            config: self.options.config.iter().map(|p| p.display().to_string()).collect(),
-        }
-    }
-
-    fn troubles(&self, id: ProcessId) -> Vec<String> {
-        let run = self.supervisor.process(id).and_then(|p| p.run());
-        let of_run = run.and_then(|r| self.children.troubles.get(&r.number)).into_iter().flatten().cloned();
-        of_run.chain(self.logs.troubles(id).map(str::to_owned)).collect()
-    }
-
-    fn feed(&mut self, event: Event) {
-        self.supervisor.handle(now(), event);
-    }
-
-    fn signal(&mut self, run: Run, signal: i32) -> io::Result<()> {
-        let process = self.supervisor.process(run.job.process());
-        let whole_group = process.is_none_or(|process| process.spec().stop.reach == Reach::Everything);
-        self.children.signal(run, signal, whole_group)
-    }
-
-    fn reload(&mut self, ticket: Ticket, deployed: Option<bool>) {
-        if self.conductor.is_some() {
-            return self.want_applied(ticket);
-        }
-        if self.planner.is_some() {
-            let after = self.reload_after.get_or_insert_default();
-            after.tickets.push(ticket);
-            after.deployed = deployed.or(after.deployed);
-            return;
-        }
-        self.reload_tickets.push(ticket);
-        self.deployed_next = deployed.unwrap_or(self.deployed);
-        if let Err(why) = self.plan(true) {
-            self.answer_reload(&Err(vec![format!("cannot reload: {why}")]));
-        }
-    }
-
-    fn stream_logs(&mut self, socket: OwnedFd, query: LogQuery) {
-        let (role, folder) = (self.options.roles.logs, self.options.log_dir.clone());
-        self.serve_in_child(socket, move |socket| role(socket, query, &folder));
-    }
-
-    fn shutdown(&mut self) {
-        self.begin_shutdown();
-    }
-
-    fn settle(&mut self) {
-        while let Some(action) = self.supervisor.poll_action() {
-            self.decided.push_back(action);
-        }
-    }
-
-    fn identification(&self) -> String {
-        self.identifier()
-    }
-
-    fn is_ending(&self) -> bool {
-        self.supervisor.is_shutting_down()
-    }
-
-    fn configured(&self) -> Option<&Plan> {
-        self.conductor.as_ref().map(|conductor| conductor.read())
-    }
-
-    fn add_group(&mut self, name: &str) -> Result<(), GroupError> {
-        self.add_conducted_group(name)
-    }
-
-    fn remove_group(&mut self, name: &str) -> Result<(), GroupError> {
-        self.remove_conducted_group(name)
-    }
-
-    fn reread(&mut self, ticket: Ticket) {
-        self.want_reread(ticket);
-    }
-
-    fn restart(&mut self, ticket: Ticket) {
-        self.want_restart(Some(ticket));
-    }
-
-    fn clear_logs(&mut self, ids: &[ProcessId], main: bool, ticket: Ticket) {
-        self.logs.clear(ids, main, ticket.0);
-    }
-
-    fn count_logs(&mut self, ticket: Ticket) {
-        self.logs.count(ticket.0);
-    }
-
-    fn fetch(&mut self, ticket: Ticket, piece: LogPiece) {
-        self.start_fetch(ticket, &piece);
-    }
-
-    fn look_up(&self, id: ProcessId) -> Result<(), (bool, String)> {
-        // hob's own processes are started by a shell, which looks for itself.
-        let Some(spec) = self.supervisor.process(id).map(|p| p.spec()).filter(|spec| spec.program.is_some()) else {
-            return Ok(());
-        };
-        let found = lookup::look_up(spec, self.base_env(&spec.name.group));
-        found.map(|_| ()).map_err(|missing| (missing.is_absent(), missing.text))
-    }
-
-    fn spawn_error(&self, id: ProcessId) -> Option<String> {
-        self.conductor.as_ref()?.spawn_error(id).map(str::to_owned)
-    }
-
-    fn send_stdin(&mut self, id: ProcessId, bytes: &[u8]) -> io::Result<()> {
-        let conductor = self.conductor.as_mut().ok_or(io::ErrorKind::NotFound)?;
-        conductor.stdio.send(self.poll.registry(), Token(INPUTS + id.0 as usize), id, bytes)
-    }
-
-    fn remote_event(&mut self, kind: &str, data: &str) {
-        self.announce("REMOTE_COMMUNICATION", || format!("type:{kind}\n{data}"));
-    }
-
-    fn sync_log(&mut self, ticket: Ticket, has_acted: bool) -> bool {
-        self.want_synced(ticket, has_acted)
-    }
-
-    fn main_log(&self) -> Option<PathBuf> {
-        self.conductor.as_ref()?.main_log().map(Path::to_owned)
-    }
-
-    fn follow_log(&mut self, socket: OwnedFd, tail: Tail) {
-        let role = self.options.roles.tail;
-        self.serve_in_child(socket, move |socket| role(socket, tail));
-    }
-}
-
-impl Daemon {
-    /// Somebody who may block takes a connection over.
-    fn serve_in_child(&mut self, socket: OwnedFd, serve: impl FnOnce(OwnedFd)) {
-        if self.streamers.len() >= STREAMERS_MAX {
-            log::warn!("more than {STREAMERS_MAX} clients read logs, one was turned away");
-            return;
-        }
-        let streamer = sys::process::fork(|| {
-            sys::process::set_name("hob logs");
-            let _ = sys::process::new_session();
-            sys::process::close_others(&[socket.as_raw_fd()]);
-            serve(socket);
-            0
-        });
-        match streamer {
-            Ok(pid) => self.streamers.push(pid),
-            Err(why) => log::error!("cannot start a child to stream logs: {why}"),
-        }
-    }
-}
-
-/// The child's ends of pipes made for one run.
-struct Ends {
-    stdin: OwnedFd,
-    stdout: Option<OwnedFd>,
-}
 
 /// Nothing outlives a PID 1, and a supervisord has no state directory. No folder to write to is no reason not to run.
 fn register(options: &Options, marks: &Marks) -> (Option<Registration>, Vec<Predecessor>) {
@@ -1147,19 +624,8 @@ fn register(options: &Options, marks: &Marks) -> (Option<Registration>, Vec<Pred
     }
 }
 
-const STREAMERS_MAX: usize = 64;
-
 fn now() -> Time {
     Time(sys::clock::since_boot())
-}
-
-fn status_of(exit: &Exit) -> i32 {
-    match exit {
-        Exit::Code(code) => (*code).into(),
-        Exit::Signal { signal, .. } => 128 + signal,
-        Exit::CannotExec { .. } => 127,
-        Exit::Unknown => 1,
-    }
 }
 
 /// A root without /dev still gets a stdin that is empty and a place to write to.
