@@ -245,7 +245,8 @@ fn mode_6_two_hundred_that_die_at_once_are_started_by_the_formula_and_cost_next_
         assert!((2..=5).contains(&p.restarts()), "{p:?}");
         assert!(p.why().contains("try "), "the limit is visible: {p:?}");
     }
-    assert!(spent < took / 25, "{spent:?} of {took:?}");
+    // Some 900 starts of a build that is not optimised; one that spins takes all of it.
+    assert!(spent < took / 10, "{spent:?} of {took:?}");
     let mut times: Vec<f64> = fs::read_to_string(hob.home.at("stamps"))
         .expect("stamps")
         .lines()

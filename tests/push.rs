@@ -853,14 +853,15 @@ fn a_push_that_is_killed_at_any_moment_leaves_the_old_release_or_the_new_one() {
     hob.ok(&["run", "www", "--", "sh", "-c", "mkdir data; echo precious > data/file"]);
     let mut at = "v0".to_owned();
     let mut cut = 0;
-    for n in 0..14 {
+    // Close together at first: a push takes some tens of milliseconds on a calm machine, and far more on a busy one.
+    for (n, moment) in [10, 30, 1, 3, 6, 10, 15, 20, 30, 40, 60, 90, 150, 300].into_iter().enumerate() {
         let next = format!("v{}", n + 1);
         let dir = version(&hob, &next);
         let mut push = hob.background(&["push", &dir], "push.out");
         if n > 1 {
             push.wait_text("Build started");
         }
-        std::thread::sleep(std::time::Duration::from_millis(10 + n * 25));
+        std::thread::sleep(std::time::Duration::from_millis(moment));
         let mut pids = push_processes(&hob);
         // The worker alone, whom the guardian cleans up after; or both, which the next who comes has to find.
         pids.sort_unstable();

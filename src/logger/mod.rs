@@ -324,7 +324,7 @@ impl Logger {
                     }
                     // That was all there was; the next write wakes us. To go on at once would be to fight with a
                     // program that writes 100 bytes at a time for the pipe's lock, and to get 100 bytes each time.
-                    if length < room {
+                    if length < room.min(BULK) {
                         return moved;
                     }
                 }
@@ -487,6 +487,8 @@ const TURN: usize = 4 << 20;
 const OUTGOING_MAX: usize = 1000;
 const SYSLOG_LINE_MAX: usize = 8 << 10;
 const HOT_AFTER: u32 = 4;
+/// A program that has written this much since the last read writes in large pieces, and is best read without a pause.
+const BULK: usize = 64 << 10;
 const GATHER: usize = 256 << 10;
 const GATHER_FOR: Duration = Duration::from_micros(250);
 const CONSOLE_RETRY: Duration = Duration::from_millis(20);
