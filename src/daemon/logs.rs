@@ -240,6 +240,12 @@ impl Logs {
         self.of.get(&id).into_iter().flatten().filter_map(|log| self.pipes.get(log)?.trouble.as_deref())
     }
 
+    /// The logger gives back the memory that its start took.
+    pub fn tidy(&mut self) {
+        self.tell(ToLogger::Tidy, None);
+        self.flush();
+    }
+
     /// Somebody else has renamed the files.
     pub fn reopen(&mut self) {
         self.tell(ToLogger::Reopen, None);

@@ -283,6 +283,7 @@ impl Daemon {
         self.tidy_at = self.supervisor.processes().any(starts).then(|| now + TIDY_AFTER);
         if self.tidy_at.is_none() {
             sys::memory::release();
+            self.logs.tidy();
         }
     }
 

@@ -243,6 +243,7 @@ impl Logger {
                 self.tell(FromLogger::Cleared { ticket, error });
             }
             ToLogger::Count { ticket } => self.tell_counts(ticket),
+            ToLogger::Tidy => sys::memory::release(),
             ToLogger::Reopen => self.logs.values_mut().for_each(|log| log.sink.reopen()),
             ToLogger::Finish { within_ms } => {
                 self.finish_at = Some(clock::since_boot() + Duration::from_millis(within_ms));

@@ -17,6 +17,8 @@ pub enum ToLogger {
     Open { id: LogId, label: String, spec: LogSpec, stderr: bool },
     /// The options changed; the pipe is the same.
     Update { id: LogId, label: String, spec: LogSpec },
+    /// What was started has started: give back the memory that took.
+    Tidy,
     /// Close and open all files again (SIGUSR2: somebody else rotated them).
     Reopen,
     /// Make the file if it is not there: its program starts.
