@@ -3,6 +3,7 @@
 //!
 //! Errors come all at once, each with file, line, column and the likely fix. Nothing here runs in the daemon.
 
+mod asks;
 mod assemble;
 mod buildfile;
 mod command;
@@ -17,6 +18,7 @@ mod lexer;
 mod manual;
 mod options;
 mod own_conf;
+mod own_keys;
 mod percent;
 mod ports;
 mod program;
