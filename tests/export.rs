@@ -282,7 +282,7 @@ fn systemd_finds_nothing_wrong_with_the_units() {
       exitcodes: [0, 2]
       logfile_backups: 3
       priority: 5
-    queue: {command: ~/queue, after: [web], stopsignal: INT, drain: 2s, nofile: 4096, nice: 5, oom_score_adj: 10, umask: '077', user: 'mail:mail', directory: ~/q%d, autostart: false}
+    queue: {command: ~/queue, after: [web], stopsignal: INT, drain: 2s, nofile: 4096, nice: 5, memory_limit: 1MB, log_prefix: true, oom_score_adj: 10, umask: '077', user: 'mail:mail', directory: ~/q%d, autostart: false}
     once: {command: 'cd ~ && ./once', oneshot: true}
     told: {command: ~/told, ready: {notify: true}, stopsignal: RTMIN+2}
     old: {command: ~/old, pidfile: ~/old.pid, autorestart: false, ready: {exec: 'test -e ~/x'}}
@@ -316,6 +316,7 @@ fn systemd_finds_nothing_wrong_with_the_units() {
         "ExecStop=/bin/sleep 2",
         "LimitNOFILE=4096",
         "Nice=5",
+        "MemoryMax=1048576",
         "OOMScoreAdjust=10",
         "UMask=0077",
         "WorkingDirectory=/home/dotcloud/www.0/q%%d",
@@ -334,6 +335,7 @@ fn systemd_finds_nothing_wrong_with_the_units() {
         "health",
         "logfile_*",
         "priority 5",
+        "log_prefix",
         "pidfile",
         "environment.json",
         "relay_signals",

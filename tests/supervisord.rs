@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
-use crate::support::{hob_bin, need_all, venv, wait_for};
+use crate::support::{hob_bin, need, need_all, venv, wait_for};
 
 /// A virtual environment with the real supervisor and superlance in it.
 fn python_clients() -> Option<&'static Path> {

@@ -216,6 +216,10 @@ fn unit(app: &mut App, at: usize, instance: &Instance, spec: &Spec, postinstall:
     if let Some(nofile) = spec.limits.nofile {
         unit.put("LimitNOFILE", nofile);
     }
+    if let Some(bytes) = spec.memory_limit {
+        unit.note("memory_limit: the kernel kills it at once, where hob asks it to stop");
+        unit.put("MemoryMax", bytes);
+    }
     if let Some(nice) = spec.limits.nice {
         unit.put("Nice", nice);
     }
@@ -412,6 +416,11 @@ fn lost(app: &App, spec: &Spec) -> Vec<String> {
     }
     if log.stderr.is_some() {
         all.push("split_stderr: both are in the journal (journalctl -u)".to_owned());
+    }
+    if log.timestamps || log.prefix || log.json {
+        all.push(
+            "timestamps, log_prefix, log_format: the journal has both with each line (journalctl -o json)".to_owned(),
+        );
     }
     if log.on_full != OnFull::Block {
         all.push("on_full: the journal drops what is too much".to_owned());
