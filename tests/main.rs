@@ -22,6 +22,7 @@ mod listen;
 mod logs;
 mod many;
 mod measured;
+mod migrate;
 mod page;
 mod pid1;
 mod pidproxy;

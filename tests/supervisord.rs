@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 use crate::support::{hob_bin, need, need_all, venv, wait_for};
 
 /// A virtual environment with the real supervisor and superlance in it.
-fn python_clients() -> Option<&'static Path> {
+pub fn python_clients() -> Option<&'static Path> {
     static VENV: OnceLock<Option<PathBuf>> = OnceLock::new();
     VENV.get_or_init(|| venv("supervisor-4.3.0-superlance-2.0.0", &[&["supervisor==4.3.0", "superlance==2.0.0"]]))
         .as_deref()
