@@ -22,6 +22,7 @@ mod ports;
 mod program;
 #[cfg(test)]
 mod program_tests;
+pub mod proxy;
 mod read;
 mod search;
 mod settings;
