@@ -24,6 +24,7 @@ mod measured;
 mod page;
 mod pid1;
 mod pidproxy;
+mod proxy;
 mod push;
 mod soak;
 mod stop;

@@ -274,10 +274,12 @@ pub fn ports(daemon: &Daemon, as_json: bool) -> Answer {
     let instances = instances(daemon)?;
     if as_json {
         let ports = |i: &Instance| -> Vec<_> {
-            let port = |p: &crate::wire::Port| json!({
-                "instance": i.name, "name": p.name, "protocol": p.protocol, "port": p.port, "url": p.url,
-                "mode": p.mode, "public_port": p.public_port, "public_url": p.public_url, "balanced": p.balanced,
-            });
+            let port = |p: &crate::wire::Port| {
+                json!({
+                    "instance": i.name, "name": p.name, "protocol": p.protocol, "port": p.port, "url": p.url,
+                    "mode": p.mode, "public_port": p.public_port, "public_url": p.public_url, "balanced": p.balanced,
+                })
+            };
             i.ports.iter().map(port).collect()
         };
         print(&format!("{:#}\n", json!(instances.iter().flat_map(ports).collect::<Vec<_>>())))?;

@@ -162,7 +162,8 @@ pub fn run_variables(
                 variables.extend(public.into_iter().map(|(key, value)| (key, Var::Text(value))));
             }
             let own = addresses(&name, service, |port| ports.number(service, placement.number, port));
-            let numbered = own.into_iter().map(|(key, value)| (format!("{key}_{}", placement.number), Var::Text(value)));
+            let numbered =
+                own.into_iter().map(|(key, value)| (format!("{key}_{}", placement.number), Var::Text(value)));
             variables.extend(numbered);
         }
         let count = placements.iter().filter(|placement| placement.service == service.name).count();

@@ -171,7 +171,7 @@ mod tests {
             assert_eq!(dir.join(&stack.services[0].buildscript).is_file(), name != "memcached", "{}", dir.display());
             assert!(readme.contains(&format!("`{name}`")), "{name}");
         }
-        assert_eq!(count, 12);
+        assert_eq!(count, 13);
     }
 
     #[test]

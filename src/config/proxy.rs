@@ -226,10 +226,12 @@ pub fn configuration(fronts: &[Front], settings: &Settings, users: &mut Users) -
 
 fn listen(text: &mut String, front: &Front, states: bool) {
     let Front { name, number, protocol, mode, servers } = front;
-    // Both families where the machine has both.
-    let v6 = std::fs::read("/proc/net/if_inet6").is_ok_and(|lines| !lines.is_empty());
-    let address = if v6 { format!(":::{number} v4v6") } else { format!("*:{number}") };
-    let _ = writeln!(text, "\nlisten {name}\n    bind {address}\n    balance roundrobin");
+    let _ = writeln!(text, "\nlisten {name}\n    bind *:{number}");
+    // Apart, so that the address of an IPv4 client looks like one.
+    if std::fs::read("/proc/net/if_inet6").is_ok_and(|lines| !lines.is_empty()) {
+        let _ = writeln!(text, "    bind :::{number} v6only");
+    }
+    *text += "    balance roundrobin\n";
     *text += if *protocol == Protocol::Http { HTTP } else { TCP };
     let check = match (servers.len(), mode) {
         (1, _) => "",
@@ -272,9 +274,11 @@ defaults
     timeout tunnel 1d
 ";
 
-/// 60 seconds to answer, as on the original platform. Tried again is what could not connect, and nothing else: a request
+/// A connection that waits for its next request is not closed by a reload. 60 seconds to answer, as on the original
+/// platform. Tried again is what could not connect, and nothing else: a request
 /// that ends its instance must not come to the next one.
 const HTTP: &str = "    mode http
+    option idle-close-on-response
     option httplog
     option forwardfor
     timeout client 60s
@@ -296,13 +300,16 @@ const TCP: &str = "    mode tcp
 ";
 
 /// A connection that fails counts as much as a question that is not answered. Every 3 seconds as on the original.
-const CHECK: &str = " check inter 3s fastinter 500ms downinter 500ms fall 2 rise 1 observe layer4 error-limit 1 on-error mark-down";
+const CHECK: &str =
+    " check inter 3s fastinter 500ms downinter 500ms fall 2 rise 1 observe layer4 error-limit 1 on-error mark-down";
 
-/// Only one serves, so who is down has no clients left.
-const FAILOVER_CHECK: &str = " check inter 1s fastinter 200ms downinter 500ms fall 2 rise 1 observe layer4 error-limit 1 on-error mark-down on-marked-down shutdown-sessions";
+/// Sooner, since nothing serves until it is known.
+const FAILOVER_CHECK: &str =
+    " check inter 1s fastinter 200ms downinter 500ms fall 2 rise 1 observe layer4 error-limit 1 on-error mark-down";
 
 const NOFILE: u64 = 20_000;
-const STOP_WITHIN: Duration = Duration::from_secs(3);
+/// Connections that wait for their next request would have all the time in the world.
+const STOP_WITHIN: Duration = Duration::from_secs(2);
 
 /// sun_path, but for its NUL and for what HAProxy appends while it makes the socket: `.PID.tmp`.
 const SOCKET_PATH: usize = 107 - 12;
@@ -365,13 +372,8 @@ mod tests {
     #[test]
     fn who_is_passed_over_is_no_part_of_the_structure() {
         let server = |number: u16, is_out| Server { name: format!("www.{number}"), number, is_out };
-        let front = |servers| Front {
-            name: "www.a".into(),
-            number: 7,
-            protocol: Protocol::Http,
-            mode: Mode::Balance,
-            servers,
-        };
+        let front =
+            |servers| Front { name: "www.a".into(), number: 7, protocol: Protocol::Http, mode: Mode::Balance, servers };
         let settings = fixed();
         let of = |servers| configuration(&[front(servers)], &settings, &mut Users::none());
         let (all, tag) = of(vec![server(0, false), server(1, false)]);
@@ -388,10 +390,7 @@ mod tests {
         settings.haproxy = Some(PathBuf::from("/bin/sh"));
         assert_eq!(program(&settings, &Env::new()), Ok(PathBuf::from("/bin/sh")));
         settings.haproxy = Some(PathBuf::from("/etc/passwd"));
-        assert_eq!(
-            program(&settings, &Env::new()),
-            Err("/etc/passwd is no program (haproxy in hob.toml)".to_owned())
-        );
+        assert_eq!(program(&settings, &Env::new()), Err("/etc/passwd is no program (haproxy in hob.toml)".to_owned()));
         settings.state_dir = PathBuf::from(format!("/{}", "s".repeat(90)));
         assert!(program(&settings, &Env::new()).is_err_and(|why| why.contains("too long for HAProxy's sockets")));
     }

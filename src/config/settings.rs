@@ -8,8 +8,8 @@ use super::buildfile::read_bounded;
 use super::environ::Env;
 use super::expand;
 use super::kinds::{self, Wrong};
-use super::proxy::When;
 use super::options::{self, At, CONSOLE, DURATION, NOT_A_DEFAULT, Opt, PATH, ProcessOptions};
+use super::proxy::When;
 use super::read::{located, names, positive, put, scalar, text, tri};
 use super::toml;
 use super::users::Users;
@@ -192,9 +192,8 @@ impl Places<'_> {
             found.map_err(|why| problems.push(problem(why))).ok()
         });
         let listen = listen(&file, problems);
-        let haproxy = file.haproxy.as_ref().and_then(|given| {
-            self.in_file(given).map_err(|problem| problems.push(problem)).ok()
-        });
+        let haproxy =
+            file.haproxy.as_ref().and_then(|given| self.in_file(given).map_err(|problem| problems.push(problem)).ok());
         Settings {
             files,
             socket,

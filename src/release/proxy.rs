@@ -24,8 +24,8 @@ use crate::config::proxy::{self, Front, Places};
 use crate::config::{Settings, Users};
 use crate::plan::{CommandKind, Name, Plan, Spec};
 use crate::sys::clock::since_boot;
-use crate::sys::process::Ended;
 use crate::sys::proc;
+use crate::sys::process::Ended;
 
 /// The load balancer of a plan.
 pub struct Balancer<'a> {
@@ -49,9 +49,10 @@ impl Balancer<'_> {
         Some(Balancer { settings, places: Places::of(settings), spec, fronts, text, tag })
     }
 
-    /// Whether there is an instance of that name that is passed over.
+    /// Whether nothing new comes to an instance. A single one goes on to be served until it ends.
     pub fn passes_over(&self, server: &str) -> bool {
-        self.fronts.iter().any(|front| front.servers.iter().any(|s| s.name == server && front.passes_over(s)))
+        let still_comes = |front: &Front| front.servers.iter().any(|s| s.name == server && !front.passes_over(s));
+        !self.fronts.iter().any(still_comes)
     }
 
     /// Has HAProxy look at the configuration, and changes nothing.
@@ -84,9 +85,9 @@ impl Balancer<'_> {
         let name = &self.spec.name.group;
         let state = link.processes(name)?.into_iter().next();
         match state {
-            Some(process) if process.state == "STOPPED" => {
-                Ok(Some(format!("warning: {name} was stopped, so nobody answers at the public ports: hob start {name}")))
-            }
+            Some(process) if process.state == "STOPPED" => Ok(Some(format!(
+                "warning: {name} was stopped, so nobody answers at the public ports: hob start {name}"
+            ))),
             Some(process) => Err(self.failed(&format!("{why} ({} {})", process.state, process.why))),
             None => Err(self.failed(&why)),
         }
@@ -223,23 +224,12 @@ impl Balancer<'_> {
         Ok(())
     }
 
-    /// Those of an instance that are under way, also with workers that end.
+    /// Those of an instance that are under way, also with workers that only finish what they have.
     fn sessions(&self, server: &str) -> io::Result<u64> {
-        let is_out = |front: &&Front| front.servers.iter().any(|s| s.name == server && front.passes_over(s));
-        let fronts: Vec<&Front> = self.fronts.iter().filter(is_out).collect();
-        if fronts.is_empty() {
-            return Ok(0);
-        }
-        let mut count = 0;
-        for front in &fronts {
-            count += scur(&ask(&self.places.worker, &format!("show stat {} 4 -1", front.name))?, server);
-        }
+        let mut count = scur(&ask(&self.places.worker, SERVERS)?, server);
         for pid in old_workers(&ask(&self.places.master, "show proc")?) {
-            for front in &fronts {
-                // One that has ended meanwhile has none.
-                let told = ask(&self.places.master, &format!("@!{pid} show stat {} 4 -1", front.name));
-                count += scur(&told.unwrap_or_default(), server);
-            }
+            // One that has ended meanwhile has none.
+            count += scur(&ask(&self.places.master, &format!("@!{pid} {SERVERS}")).unwrap_or_default(), server);
         }
         Ok(count)
     }
@@ -313,6 +303,8 @@ fn old_workers(text: &str) -> Vec<i32> {
     old.filter_map(|line| line.split_whitespace().next()?.parse().ok()).collect()
 }
 
+/// Of all proxies, those of type 4.
+const SERVERS: &str = "show stat -1 4 -1";
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 const CHECK_WITHIN: Duration = Duration::from_secs(10);
 const FOLLOW_WITHIN: Duration = Duration::from_secs(10);
