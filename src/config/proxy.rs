@@ -114,6 +114,7 @@ pub fn add_to(plan: &mut Plan, settings: &Settings, own: &Env) {
         profile: None,
         user: None,
         umask: Some(0o077),
+        memory_limit: None,
         limits: Limits { nofile: Some(descriptors()), ..Limits::default() },
         // It is the last to start and the first that is told to stop.
         priority: 1000,
