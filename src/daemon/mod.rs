@@ -5,8 +5,11 @@
 //! reaped before anything else is looked at, so that a client that asks about a process it has just seen die is not
 //! told that it runs.
 
+mod auto_logs;
 mod batch;
 mod children;
+mod conducted_life;
+mod conducted_plan;
 mod conductor;
 mod fetches;
 mod host;
@@ -520,7 +523,7 @@ impl Daemon {
                 Reaped::Other(pid, ended) => {
                     let is_helper = self.is_ours(pid.as_raw());
                     if self.conductor.is_some() && !is_helper {
-                        conductor::tell_of_stranger(pid, ended);
+                        conducted_life::tell_of_stranger(pid, ended);
                     }
                     if !self.logs.reaped(pid, self.poll.registry(), now()) {
                         self.streamers.retain(|&s| s != pid);
