@@ -147,6 +147,30 @@ pub fn signal(call: &mut Call<'_>) -> Handled {
     json(&outcomes)
 }
 
+pub fn enable(call: &mut Call<'_>) -> Handled {
+    set_enabled(call, true)
+}
+
+pub fn disable(call: &mut Call<'_>) -> Handled {
+    set_enabled(call, false)
+}
+
+fn set_enabled(call: &mut Call<'_>, is_enabled: bool) -> Handled {
+    let (_, ids) = act_body(call)?;
+    call.host.set_enabled(&ids, is_enabled).map_err(|why| failure(500, why.to_string()))?;
+    let supervisor = call.host.supervisor();
+    let told = |process: &Process| {
+        let message = match (is_enabled, process.spec().autostart) {
+            (true, true) => "enabled",
+            (true, false) => "enabled, but its configuration says autostart: false",
+            (false, _) => "disabled",
+        };
+        let (name, state) = (process.spec().name.to_string(), process.phase().to_string());
+        wire::Outcome { name, ok: true, state, message: message.into() }
+    };
+    json(&ids.iter().filter_map(|id| supervisor.process(*id)).map(told).collect::<Vec<_>>())
+}
+
 /// The body of an act, and the processes it is about: those of the body, or the one of the path.
 fn act_body(call: &Call<'_>) -> Result<(wire::Act, Vec<ProcessId>), Answer> {
     let asked = read_act(call)?;
@@ -319,6 +343,7 @@ pub fn process_shown(process: &Process, host: &dyn Host) -> wire::Process {
         logfile: spec.log.path.display().to_string(),
         stderr_logfile: spec.log.stderr.as_ref().map(|log| log.path.display().to_string()),
         command: spec.command.line.clone(),
+        autostart: spec.autostart,
         troubles: host.troubles(process.id()),
     }
 }

@@ -1,11 +1,13 @@
 //! The configuration that was read last, and the one that runs: a reread only looks, groups come and go one by one.
 
+use std::collections::HashMap;
+
 use super::auto_logs::{name_logs, unnamed};
 use super::conductor::Purpose;
 use super::mainlog::CRITICAL;
 use super::*;
 use crate::control::Done;
-use crate::plan::{Group, Spec};
+use crate::plan::{Group, Name, Spec};
 
 impl Daemon {
     pub fn want_reread(&mut self, ticket: Ticket) {
@@ -54,7 +56,10 @@ impl Daemon {
         let Some(purpose) = self.conductor.as_mut().and_then(|conductor| conductor.purposes.pop_front()) else {
             return;
         };
-        let result = result.map_err(|refusal| refusal.errors.join("; "));
+        let mut result = result.map_err(|refusal| refusal.errors.join("; "));
+        if let Ok(plan) = &mut result {
+            self.disabled.apply(&mut plan.specs);
+        }
         match (purpose, result) {
             (Purpose::Reread(ticket), Ok(plan)) => {
                 let different = self.differences(&plan);
@@ -177,6 +182,79 @@ impl Daemon {
         }
         let groups = self.groups().iter().filter(|group| group.name != name).cloned().collect();
         self.run_groups(groups, Vec::new(), None);
+        Ok(())
+    }
+
+    /// The processes that an update of a group ends: those that are not in what was read last, or not as they are. All
+    /// of them where the group itself is another one.
+    pub fn changed_in_conducted_group(&self, name: &str) -> Result<Vec<ProcessId>, GroupError> {
+        let mut processes = self.supervisor.processes().filter(|process| process.spec().name.group == name).peekable();
+        if processes.peek().is_none() && !self.groups().iter().any(|group| group.name == name) {
+            return Err(GroupError::Unknown);
+        }
+        let in_place = self.is_updated_in_place(name);
+        let read = self.conductor.as_ref().map(|conductor| conductor.read().specs.as_slice()).unwrap_or_default();
+        let new: HashMap<&Name, Spec> = specs_of(read, name).map(|spec| (&spec.name, unnamed(spec))).collect();
+        let is_same = |spec: &Spec| in_place && new.get(&spec.name) == Some(&unnamed(spec));
+        Ok(processes.filter(|process| !is_same(process.spec())).map(Process::id).collect())
+    }
+
+    /// Whether single processes can be exchanged: not where all share a socket, a pool, or an environment that is
+    /// another one now.
+    fn is_updated_in_place(&self, name: &str) -> bool {
+        let Some(read) = self.conductor.as_ref().and_then(|conductor| conductor.read().supervisord.as_deref()) else {
+            return false;
+        };
+        let pool_of = |groups: &[Group]| groups.iter().find(|group| group.name == name).map(|group| group.pool.clone());
+        let shares = |spec: &Spec| spec.program.as_ref().is_some_and(|program| program.socket.is_some());
+        let env = self.supervisor.plan().supervisord.as_ref().map(|own| &own.env);
+        pool_of(&read.groups).is_some()
+            && pool_of(&read.groups) == pool_of(self.groups())
+            && env == Some(&read.env)
+            && !self.supervisor.processes().map(Process::spec).any(|spec| spec.name.group == name && shares(spec))
+    }
+
+    /// A group becomes what was read last; what is the same in both is left alone. What is to end is to be stopped
+    /// before: see `changed_in_conducted_group`.
+    pub fn update_conducted_group(&mut self, name: &str) -> Result<(), GroupError> {
+        let concerned = self.changed_in_conducted_group(name)?;
+        let is_stopped = |id: &ProcessId| {
+            let phase = self.supervisor.process(*id).map(Process::phase);
+            matches!(phase, None | Some(Phase::Stopped | Phase::Exited | Phase::Fatal))
+        };
+        if !concerned.iter().all(is_stopped) {
+            return Err(GroupError::StillRunning);
+        }
+        if !self.is_updated_in_place(name) {
+            self.remove_conducted_group(name)?;
+            return self.add_conducted_group(name);
+        }
+        let Some(read) = self.conductor.as_ref().map(|conductor| conductor.read().clone()) else { return Ok(()) };
+        let Some(own) = &read.supervisord else { return Ok(()) };
+        let mut groups = self.groups().to_vec();
+        groups.retain(|group| group.name != name);
+        groups.extend(own.groups.iter().filter(|group| group.name == name).cloned());
+        groups.sort_by(|a, b| (a.priority, &a.name).cmp(&(b.priority, &b.name)));
+        let mut specs = Vec::new();
+        for group in groups.iter().map(|group| &group.name) {
+            match group == name {
+                true => specs.extend(specs_of(&read.specs, group).cloned()),
+                false => {
+                    let running = self.supervisor.processes().map(Process::spec);
+                    specs.extend(running.filter(|spec| spec.name.group == *group).cloned());
+                }
+            }
+        }
+        let mut plan = Plan { specs, ..self.supervisor.plan().clone() };
+        if let Some(own) = &mut plan.supervisord {
+            own.groups = groups;
+        }
+        self.run_plan(plan);
+        for id in concerned {
+            if self.supervisor.process(id).is_some_and(|process| process.spec().autostart) {
+                self.feed(Event::Start(id));
+            }
+        }
         Ok(())
     }
 

@@ -14,6 +14,7 @@ use mio::Token;
 
 use super::auto_logs::name_logs;
 use super::mainlog::{self, CRITICAL};
+use super::predecessor::{end_leftovers, named};
 use super::stdio::Stdio;
 use super::{Daemon, now};
 use crate::control::{Done, Ticket};
@@ -126,10 +127,12 @@ impl Daemon {
     /// Everything that can fail has gone well: the first plan, and the marks of a daemon.
     pub fn conduct(&mut self, given: Given) -> io::Result<()> {
         let mut conductor = Conductor::new(&given);
-        let Given { plan, main_log, ready, .. } = given;
+        let Given { mut plan, main_log, ready, .. } = given;
+        self.disabled.apply(&mut plan.specs);
         if let Some(spec) = main_log {
             mainlog::open(self.logs.add_main(spec)?);
         }
+        self.end_predecessors();
         for server in plan.supervisord.iter().flat_map(|own| &own.servers) {
             log::info!("RPC interface 'supervisor' initialized");
             if server.login.is_none() {
@@ -147,6 +150,26 @@ impl Daemon {
         self.conductor = Some(Box::new(conductor));
         self.activate(plan);
         Ok(())
+    }
+
+    /// What a supervisord of this pid file that was killed has left running is gone before anything starts.
+    fn end_predecessors(&mut self) {
+        let predecessors = std::mem::take(&mut self.predecessors);
+        if predecessors.is_empty() {
+            return;
+        }
+        let daemon = sys::process::pid();
+        // Nothing runs yet that could be held up by this.
+        let child = sys::process::fork(|| {
+            for stat in end_leftovers(&predecessors, daemon) {
+                log::error!("cannot end {}, which a supervisord that was killed has left", named(&stat));
+            }
+            0
+        });
+        match child {
+            Ok(pid) => drop(sys::process::wait_for(pid)),
+            Err(why) => log::error!("cannot start a child: {why}"),
+        }
     }
 
     /// Runs a whole plan.
