@@ -162,7 +162,7 @@ fn another_number_of_processes_leaves_those_that_run_alone() {
     let (first, second, other) = (daemon.pid("w:w_00"), daemon.pid("w:w_01"), daemon.pid("other"));
     write_conf(daemon.dir.path(), &workers(3, "/bin/cat"));
     assert_eq!(daemon.ctl(&["reread"]), "w: changed\n");
-    assert_eq!(daemon.ctl(&["update"]), "w: updated process group\n", "nothing was stopped");
+    assert_eq!(daemon.ctl(&["update"]), "w: stopped\nw: updated process group\n");
     daemon.wait_state("w:w_02", "RUNNING");
     assert_eq!(
         (daemon.pid("w:w_00"), daemon.pid("w:w_01"), daemon.pid("other")),

@@ -129,10 +129,9 @@ pub fn update(ctl: &mut Ctl, argument: &str) -> Done {
 /// A hob exchanges only the processes of a group that are others now. False from any other server.
 fn update_in_place(ctl: &Ctl, name: &str) -> Result<bool, Trouble> {
     let Some(concerned) = ctl.server.call_hob("changedProcesses", &[name.into()])? else { return Ok(false) };
-    if concerned.as_array().is_some_and(|names| !names.is_empty()) {
-        ctl.server.call_hob("stopProcesses", &[concerned])?;
-        say(&format!("{name}: stopped"));
-    }
+    ctl.server.call_hob("stopProcesses", &[concerned])?;
+    // As the original says it, also where nothing had to be stopped: scripts compare these lines.
+    say(&format!("{name}: stopped"));
     ctl.server.call_hob("updateProcessGroup", &[name.into()])?;
     say(&format!("{name}: updated process group"));
     Ok(true)

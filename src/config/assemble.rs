@@ -37,7 +37,45 @@ pub fn plan_with(
     settings: &Settings,
     ports: &mut Ports,
     own: &Env,
+    users: Users,
+) -> Result<(Plan, Vec<Warning>), Problems> {
+    made(stack, placements, settings, ports, own, users, true)
+}
+
+/// The plan as it would be on some other machine: hob is root there, every user exists (with its name as it is written,
+/// and no number), and nothing of this machine's homes, users and variables goes into it.
+pub fn outline(
+    stack: &Stack,
+    placements: &[Placement],
+    settings: &Settings,
+    ports: &mut Ports,
+) -> Result<(Plan, Vec<Warning>), Problems> {
+    let at = Place::file(&std::sync::Arc::from(stack.file.to_string_lossy()));
+    let user = settings.user.clone().unwrap_or_else(|| At { value: DEFAULT_USER.to_owned(), at });
+    let settings = Settings { root: true, user: Some(user), ..settings.clone() };
+    // Or the name of this machine would stand there.
+    let own = Env::from([("HOSTNAME".to_owned(), String::new())]);
+    let (mut plan, warnings) = made(stack, placements, &settings, ports, &own, Users::any(), false)?;
+    let envs = plan.specs.iter_mut().map(|spec| &mut spec.env);
+    for env in plan.instances.iter_mut().map(|instance| &mut instance.env).chain(envs) {
+        env.remove("HOSTNAME");
+        for key in ["USER", "LOGNAME"] {
+            if let Some(name) = env.get_mut(key) {
+                name.truncate(name.find(':').unwrap_or(name.len()));
+            }
+        }
+    }
+    Ok((plan, warnings))
+}
+
+fn made(
+    stack: &Stack,
+    placements: &[Placement],
+    settings: &Settings,
+    ports: &mut Ports,
+    own: &Env,
     mut users: Users,
+    looks_into_homes: bool,
 ) -> Result<(Plan, Vec<Warning>), Problems> {
     let at = Place::file(&std::sync::Arc::from(stack.file.to_string_lossy()));
     ports.assign(stack, placements, own).map_err(|why| Problem::new(&at, why))?;
@@ -69,7 +107,11 @@ pub fn plan_with(
         let placement = placements.iter().find(|placement| placement.group() == instance.name);
         placement.map(|placement| maker.log(&defaults, process, placement, instance.user.as_ref()))
     };
-    match own_conf::replace(&mut plan, settings.root, &log) {
+    let replaced = match looks_into_homes {
+        true => own_conf::replace(&mut plan, settings.root, &log),
+        false => Ok(Vec::new()),
+    };
+    match replaced {
         Ok(more) => maker.warnings.extend(more),
         Err(wrong) => maker.problems.0.extend(wrong.0),
     }

@@ -6,36 +6,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 
-use super::{hob_bin, in_ci, need, wait_for};
+use super::{hob_bin, venv, wait_for};
 
-/// A virtual environment with the real supervisor and superlance in it; made once, and kept while their versions are.
+/// A virtual environment with the real supervisor and superlance in it.
 pub fn python_clients() -> Option<&'static Path> {
     static VENV: OnceLock<Option<PathBuf>> = OnceLock::new();
-    VENV.get_or_init(|| {
-        if !need("python3") {
-            return None;
-        }
-        let venv = Path::new(env!("CARGO_TARGET_TMPDIR")).join("supervisor-4.3.0-superlance-2.0.0");
-        if venv.join("complete").exists() {
-            return Some(venv);
-        }
-        let run = |program: &Path, args: &[&str]| {
-            Command::new(program).args(args).stdout(Stdio::null()).status().is_ok_and(|status| status.success())
-        };
-        let made = run(Path::new("python3"), &["-m", "venv", "--clear", &venv.to_string_lossy()])
-            && run(
-                &venv.join("bin/pip"),
-                &["install", "-q", "--disable-pip-version-check", "supervisor==4.3.0", "superlance==2.0.0"],
-            );
-        assert!(made || !in_ci(), "cannot make a virtual environment with supervisor in it");
-        if !made {
-            eprintln!("\n==== SKIP: no virtual environment with supervisor, this test proves nothing ====\n");
-            return None;
-        }
-        fs::write(venv.join("complete"), "").expect("the scratch directory takes a file");
-        Some(venv)
-    })
-    .as_deref()
+    VENV.get_or_init(|| venv("supervisor-4.3.0-superlance-2.0.0", &[&["supervisor==4.3.0", "superlance==2.0.0"]]))
+        .as_deref()
 }
 
 /// A folder in which hob has the names of supervisord's programs.
