@@ -2,6 +2,7 @@
 
 mod by_name;
 mod deploying;
+mod moving;
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
@@ -12,6 +13,7 @@ use std::time::Duration;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use self::deploying::Deploying;
+use self::moving::Moving;
 use crate::client::{self, Act, Daemon, Failed};
 use crate::config::{self, Overrides, Settings};
 use crate::control::LogQuery;
@@ -169,6 +171,8 @@ enum Command {
         /// [default: ./dotcloud.yml, and the settings file if there is one]
         files: Vec<PathBuf>,
     },
+    #[command(flatten)]
+    Moving(Moving),
     /// Stop everything in order, and end the daemon
     Shutdown {
         /// Do not wait until it is gone
@@ -316,6 +320,7 @@ fn run(cli: Cli) -> Result<i32, Failed> {
         Command::Ports { json } => client::ports(&daemon_at(&places)?, json.json),
         Command::Reload => client::reload(&daemon_at(&places)?),
         Command::Check { files } => check(&places, files),
+        Command::Moving(command) => moving::run(command, &places),
         Command::Shutdown { no_wait } => client::shutdown(&daemon_at(&places)?, !no_wait),
         Command::Pidproxy { pidfile, command } => Ok(pidproxy::main(&pidfile, &command)),
         Command::Completions { shell } => {
@@ -383,6 +388,12 @@ fn daemon_at(places: &Places) -> Result<Daemon, Failed> {
         Some(socket) => Ok(Daemon::at(socket)),
         None => Ok(Daemon::at(&settings(places)?.socket)),
     }
+}
+
+/// The daemon's word, else what the settings say.
+fn daemon_state_dir(places: &Places, settings: &Settings) -> PathBuf {
+    let info = daemon_at(places).and_then(|daemon| daemon.get::<crate::wire::Info>("/v1/info"));
+    info.map_or_else(|_| settings.state_dir.clone(), |info| info.state_dir.into())
 }
 
 fn usage(message: String) -> Failed {

@@ -6,6 +6,7 @@ mod cli;
 mod client;
 mod config;
 mod control;
+mod convert;
 mod daemon;
 mod getopt;
 mod init;

@@ -215,6 +215,9 @@ pub struct Spec {
     pub stop: Stop,
     pub ready: Option<Ready>,
     pub health: Option<Health>,
+    /// Resident bytes of it and of all below it; with more it is restarted.
+    #[serde(default)]
+    pub memory_limit: Option<u64>,
     /// The daemonized server's pid file: the command is run under the built-in pidproxy.
     pub pidfile: Option<PathBuf>,
     pub log: LogSpec,
@@ -356,7 +359,7 @@ pub enum Ask {
 }
 
 /// Where the output of a process goes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogSpec {
     /// Empty: it is read and kept nowhere.
     pub path: PathBuf,
@@ -370,7 +373,17 @@ pub struct LogSpec {
     pub max_total: u64,
     /// Rotated files older than this are deleted.
     pub max_age: Option<Duration>,
+    /// Each line has the time in front.
     pub timestamps: bool,
+    /// Each line has the name of the process in front.
+    #[serde(default)]
+    pub prefix: bool,
+    /// Each line becomes a JSON object, which has time and name anyway.
+    #[serde(default)]
+    pub json: bool,
+    /// What becomes of rotated files.
+    #[serde(default)]
+    pub compress: Compress,
     pub on_full: OnFull,
     /// Copied to hob's own stdout with a `name | ` prefix.
     pub console: bool,
@@ -401,6 +414,17 @@ pub struct LogExtras {
     pub strip_ansi: bool,
     /// Everything goes to the main log, too.
     pub echo: bool,
+}
+
+/// How rotated log files are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Compress {
+    /// As they are.
+    #[default]
+    None,
+    Gzip,
+    Zstd,
 }
 
 /// What to do with output that the disk does not take.

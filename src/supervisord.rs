@@ -46,13 +46,18 @@ fn start(argv0: &OsString, flags: Flags, roles: Roles) -> Result<i32, Vec<String
     let file = find(argv0, &flags, root)?;
     let cwd = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
     let env = config::own_env();
+    let is_test = flags.has('T');
     let read = {
         let (file, cwd) = (file.clone(), cwd.clone());
         move |env: &config::Env| {
             config::supervisord(&Setting { file: &file, flags: &flags, env, cwd: &cwd, root, seen_in: None })
         }
     };
-    let conf = read(&env).map_err(|problems| told(&problems))?;
+    let conf = match read(&env) {
+        Ok(conf) if is_test => return Ok(tell_good(&conf, &file)),
+        Err(problems) if is_test => return Ok(tell_bad(&problems)),
+        read => read.map_err(|problems| told(&problems))?,
+    };
     let is_daemon = !conf.main.nodaemon;
     let parent = if is_daemon { Some(become_daemon()?) } else { None };
     let result = run(conf, &file, roles, parent, Box::new(read));
@@ -63,6 +68,26 @@ fn start(argv0: &OsString, flags: Flags, roles: Roles) -> Result<i32, Vec<String
         }
         other => other,
     }
+}
+
+/// What `--test` says of a configuration that would run.
+fn tell_good(conf: &Conf, file: &Path) -> i32 {
+    for warning in &conf.warnings {
+        eprintln!("warning: {warning}");
+    }
+    for note in &conf.notes {
+        if let Note::Warning(text) = note {
+            eprintln!("warning: {text}");
+        }
+    }
+    let groups = conf.plan.supervisord.as_ref().map_or(0, |own| own.groups.len());
+    println!("{}: good, {} processes in {groups} groups", file.display(), conf.plan.specs.len());
+    0
+}
+
+fn tell_bad(problems: &Problems) -> i32 {
+    eprintln!("{problems}");
+    2
 }
 
 type ReadAgain = dyn Fn(&config::Env) -> Result<Conf, Problems>;
@@ -248,17 +273,10 @@ fn filter(level: Level) -> log::LevelFilter {
 /// Where the main log goes: a file, syslog, and in the foreground our own output too.
 fn main_log(main: &Main) -> Result<Option<LogSpec>, Vec<String>> {
     let mut spec = LogSpec {
-        path: PathBuf::new(),
-        stderr: None,
-        max_bytes: 0,
-        backups: 0,
-        max_total: 0,
-        max_age: None,
-        timestamps: false,
         on_full: OnFull::DropNewest,
         console: main.nodaemon && !main.silent,
-        owner: None,
         extras: Some(Box::default()),
+        ..LogSpec::default()
     };
     match &main.logfile {
         None => {}
@@ -297,6 +315,7 @@ fn is_old_log(name: &str, mark: &str) -> bool {
     let rest = &name[at + mark.len()..];
     let Some((chance, number)) = rest.rsplit_once(".log") else { return false };
     let number = number.strip_prefix('.').unwrap_or(number);
+    let number = [".gz", ".zst"].iter().find_map(|end| number.strip_suffix(end)).unwrap_or(number);
     if chance.is_empty() || chance.contains(char::is_whitespace) || number.len() > 4 {
         return false;
     }
@@ -323,6 +342,7 @@ mod tests {
         for (name, is) in [
             ("web-stdout---supervisor-ab12cd34.log", true),
             ("web-stdout---supervisor-ab12cd34.log.1", true),
+            ("web-stdout---supervisor-ab12cd34.log.1.gz", true),
             ("web-stdout---other-ab12cd34.log", false),
             ("---supervisor-ab12cd34.log", false),
             ("web-stdout---supervisor-ab12cd34.txt", false),

@@ -406,3 +406,17 @@ fn a_supervisor_conf_in_the_home_replaces_the_processes_of_the_dotcloud_yml() {
     assert_eq!(names, ["www:web", "www:worker_0", "www:worker_1"]);
     hob.shutdown();
 }
+
+#[test]
+fn what_the_environment_says_about_services_elsewhere_reaches_processes_and_files() {
+    let home = Home::new(
+        "www:\n  type: custom\n  ports: {}\n  process: 'env > ~/seen; sleep 1000'\ndb:\n  type: custom\n  ports: {sql: tcp}\n",
+    );
+    let home = home.env("DOTCLOUD_DB_SQL_HOST", "db.example").env("DOTCLOUD_DB_INSTANCES", "1");
+    let hob = home.args(&["--service", "www"]).boot();
+    let seen = hob.wait_file("seen");
+    assert!(seen.contains("DOTCLOUD_DB_SQL_HOST=db.example\n") && seen.contains("DOTCLOUD_DB_INSTANCES=1\n"), "{seen}");
+    let json: serde_json::Value = serde_json::from_str(&hob.wait_file("environment.json")).expect("JSON");
+    assert_eq!((&json["DOTCLOUD_DB_SQL_HOST"], &json["DOTCLOUD_DB_INSTANCES"]), (&"db.example".into(), &1.into()));
+    hob.shutdown();
+}

@@ -596,13 +596,13 @@ fn a_paused_container_goes_on_where_it_was() {
 // ---------------------------------------------------------------- podman, and the image that is shipped
 
 /// podman with a storage and a configuration of its own.
-struct Podman {
-    home: Home,
+pub struct Podman {
+    pub home: Home,
 }
 
 impl Podman {
     #[track_caller]
-    fn new() -> Podman {
+    pub fn new() -> Podman {
         let home = Home::bare();
         let dir = home.marker();
         // vfs works on any file system. A limit that root may not raise must be given, or runc tries to raise it.
@@ -614,7 +614,7 @@ impl Podman {
         Podman { home }
     }
 
-    fn command(&self, words: &[&str]) -> Command {
+    pub fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new("podman");
         command.args(words).current_dir(self.home.dir.path());
         command.env("CONTAINERS_STORAGE_CONF", self.home.beside("storage.conf"));
@@ -623,7 +623,7 @@ impl Podman {
     }
 
     #[track_caller]
-    fn ok(&self, words: &[&str]) -> Ran {
+    pub fn ok(&self, words: &[&str]) -> Ran {
         let ran = run(&mut self.command(words));
         assert_eq!(ran.code, 0, "podman {words:?}: {}", ran.both());
         ran

@@ -91,6 +91,70 @@ fn rotation_keeps_every_line_whole_and_in_order() {
 }
 
 #[test]
+fn rotated_files_are_compressed_and_every_line_is_in_them() {
+    if !need_all(&["zstd", "gzip"]) {
+        return;
+    }
+    for (how, end, tool) in [("gzip", "gz", "gzip"), ("zstd", "zst", "zstd")] {
+        let hob = Home::with(&format!(
+            "one: {{command: '{{prop}} count 20000', logfile_maxbytes: 100kB, logfile_backups: 30, log_compress: {how}}}"
+        ))
+        .boot();
+        hob.wait_log("one.log", "000000019999 ");
+        let path = hob.log_path("one.log");
+        let at = |n: u32, end: &str| format!("{}.{n}{end}", path.display());
+        let last = wait_for("all to be compressed", || {
+            let plain = (1..=30).any(|n| fs::exists(at(n, "")).unwrap_or(true));
+            let last = (1..=30).take_while(|n| fs::exists(at(*n, &format!(".{end}"))).unwrap_or(false)).last()?;
+            (!plain && !fs::exists(format!("{}.new.{end}", path.display())).unwrap_or(true)).then_some(last)
+        });
+        assert!(last > 10, "{last}");
+        let packed: Vec<String> = (1..=last).rev().map(|n| at(n, &format!(".{end}"))).collect();
+        let text = sh_ok(&format!("{tool} -dc {}", packed.join(" "))) + &hob.log("one.log");
+        assert_eq!(check_numbered(&text), (0, 19999), "{how}");
+        // They count as rotated files, and are shown by nobody as logs.
+        let shown = hob.ok(&["logs", "-n", "1"]).out;
+        assert!(shown.contains("[one] numbered 000000019999 ") && shown.lines().count() == 1, "{shown}");
+        hob.shutdown();
+    }
+}
+
+#[test]
+fn what_a_killed_compressor_has_left_is_done_by_the_next_one() {
+    let home = Home::with("one: {command: sleep 1000, log_compress: gzip}");
+    let log = home.beside("log");
+    fs::create_dir_all(&log).expect("new");
+    for (name, text) in [("one.log.1", "newer\n"), ("one.log.2", "older\n"), ("one.log.new.gz", "half")] {
+        fs::write(log.join(name), text).expect("written");
+    }
+    let hob = home.boot();
+    hob.running("one");
+    wait_for("both to be compressed", || {
+        let names = ["one.log.1", "one.log.2", "one.log.new.gz"];
+        (names.iter().all(|name| !log.join(name).exists()) && log.join("one.log.1.gz").exists()).then_some(())
+    });
+    assert_eq!(sh_ok(&format!("gzip -dc {0}.2.gz {0}.1.gz", log.join("one.log").display())), "older\nnewer\n");
+    hob.shutdown();
+}
+
+#[test]
+fn each_line_may_become_an_object_on_the_console_too() {
+    let hob = Home::with(
+        "one: {command: sh -c 'echo hello; echo oops >&2; exec sleep 1000', log_format: json, console: true, split_stderr: true}\n\
+         two: {command: sh -c 'echo plain; exec sleep 1000', log_prefix: true}",
+    )
+    .boot();
+    let log = hob.wait_log("one.log", "hello");
+    assert!(log.contains("\"name\":\"www:one\",\"stream\":\"stdout\",\"message\":\"hello\"}"), "{log}");
+    hob.wait_log("one_error.log", "\"stream\":\"stderr\",\"message\":\"oops\"}");
+    assert_eq!(hob.wait_log("two.log", "plain"), "www:two | plain\n");
+    wait_for("the console", || {
+        hob.out().lines().any(|line| line.starts_with("{\"time\":\"") && line.contains("hello")).then_some(())
+    });
+    hob.shutdown();
+}
+
+#[test]
 fn old_files_go_when_there_are_too_many_or_too_many_bytes() {
     let hob = Home::with(
         "few: {command: '{prop} count 20000', logfile_maxbytes: 100kB, logfile_backups: 3}\n\

@@ -11,6 +11,7 @@ mod containers;
 mod control;
 mod docs;
 mod examples;
+mod export;
 mod failure_modes;
 mod git;
 mod hostile;

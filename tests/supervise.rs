@@ -517,3 +517,18 @@ fn many_processes_with_a_slow_stop_stop_together() {
     hob.shutdown();
     assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
 }
+
+#[test]
+fn a_process_with_more_memory_than_its_limit_is_restarted_with_all_that_it_started() {
+    // Neither the shell nor one of the two is over the limit, but all of them together are.
+    let hold = "python3 -c 'import time; held = b\"x\" * 40_000_000; time.sleep(1000)'";
+    let hob = Home::with("one: {command: '{home}/two', memory_limit: 70MB, startsecs: 0}\nsmall: {command: sleep 1000, memory_limit: 70MB}")
+        .script("two", &format!("#!/bin/sh\ntest -e \"$HOME/again\" && exec sleep 1000\ntouch \"$HOME/again\"\n{hold} &\n{hold}\n"))
+        .boot();
+    let (one, small) = (hob.running("one"), hob.running("small"));
+    hob.running_again("one", one);
+    let err = hob.err();
+    assert!(err.contains("www:one: restarts for its memory: ") && err.contains(" MB, its limit is 70.0 MB"), "{err}");
+    assert_eq!(hob.process("small").pid(), Some(small));
+    hob.shutdown();
+}

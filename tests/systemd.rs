@@ -197,7 +197,7 @@ impl Drop for Machine {
 }
 
 /// What nspawn leaves where it cannot ask a system manager for a cgroup.
-fn clean_cgroups() {
+pub fn clean_cgroups() {
     sh(
         "for d in /sys/fs/cgroup/*/payload /sys/fs/cgroup/*/supervisor /sys/fs/cgroup/payload /sys/fs/cgroup/supervisor; do \
         [ -d $d ] && find $d -depth -type d -exec rmdir {} + 2>/dev/null; done; true",

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::Subcommand;
 use serde_json::json;
 
-use super::{Json, Places, absolute, daemon_at, failed, settings, usage};
+use super::{Json, Places, absolute, daemon_at, daemon_state_dir, failed, settings, usage};
 use crate::client::{self, Failed};
 use crate::config::{self, Settings};
 use crate::release::commands;
@@ -132,17 +132,17 @@ pub fn run(command: Deploying, places: &Places) -> Result<i32, Failed> {
         }
         Deploying::Deploy { revision, json } => deploy(&Asked::Deploy(revision), places, settings, json.json),
         Deploying::Revisions { json } => {
-            let list = commands::revisions(&state_dir(places, &settings)).map_err(failed)?;
+            let list = commands::revisions(&daemon_state_dir(places, &settings)).map_err(failed)?;
             let text = if json.json { format!("{:#}\n", json!(list)) } else { client::table(&commands::rows(&list)) };
             client::print(&text)?;
             Ok(0)
         }
         Deploying::Dlogs { revision, follow, json } => {
             let style = if json.json { Style::Json } else { Style::Lines };
-            commands::dlogs(&state_dir(places, &settings), &revision, follow, style).map_err(failed)
+            commands::dlogs(&daemon_state_dir(places, &settings), &revision, follow, style).map_err(failed)
         }
         Deploying::Env { what: Env::List { json } } => {
-            let list = commands::variables(&state_dir(places, &settings)).map_err(failed)?;
+            let list = commands::variables(&daemon_state_dir(places, &settings)).map_err(failed)?;
             let text = if json.json {
                 let map: serde_json::Map<String, serde_json::Value> =
                     list.into_iter().map(|(name, value)| (name, value.into())).collect();
@@ -158,7 +158,7 @@ pub fn run(command: Deploying, places: &Places) -> Result<i32, Failed> {
             deploy(&Asked::Env { set, unset: Vec::new() }, places, settings, json.json)
         }
         Deploying::Env { what: Env::Unset { names, json } } => {
-            let known = commands::variables(&state_dir(places, &settings)).map_err(failed)?;
+            let known = commands::variables(&daemon_state_dir(places, &settings)).map_err(failed)?;
             if let Some(unknown) = names.iter().find(|name| !known.iter().any(|(known, _)| known == *name)) {
                 return Err(Failed { message: format!("cannot unset {unknown:?}: it is not set"), status: 1 });
             }
@@ -202,12 +202,6 @@ fn deploy(asked: &Asked, places: &Places, settings: Settings, json: bool) -> Res
     };
     let style = if json { Style::Json } else { Style::Lines };
     push::run(asked, Link::new(Box::new(ask)), settings, style).map_err(failed)
-}
-
-/// The daemon's word, else what the settings say.
-fn state_dir(places: &Places, settings: &Settings) -> PathBuf {
-    let info = daemon_at(places).and_then(|daemon| daemon.get::<crate::wire::Info>("/v1/info"));
-    info.map_or_else(|_| settings.state_dir.clone(), |info| info.state_dir.into())
 }
 
 /// What is pushed; without a word, the nearest directory above that holds a dotcloud.yml.

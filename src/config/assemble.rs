@@ -4,11 +4,12 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 
 use super::Placement;
+use super::asks;
 use super::buildfile::{Process, Service, Stack, resolve_after};
 use super::command;
 use super::environ::{self, Env, Var};
 use super::expand;
-use super::options::{At, ProbeOptions, ProcessOptions, Question};
+use super::options::{At, ProbeOptions, ProcessOptions};
 use super::own_conf;
 use super::ports::Ports;
 use super::settings::{DEFAULT_USER, Settings};
@@ -36,7 +37,45 @@ pub fn plan_with(
     settings: &Settings,
     ports: &mut Ports,
     own: &Env,
+    users: Users,
+) -> Result<(Plan, Vec<Warning>), Problems> {
+    made(stack, placements, settings, ports, own, users, true)
+}
+
+/// The plan as it would be on some other machine: hob is root there, every user exists (with its name as it is written,
+/// and no number), and nothing of this machine's homes, users and variables goes into it.
+pub fn outline(
+    stack: &Stack,
+    placements: &[Placement],
+    settings: &Settings,
+    ports: &mut Ports,
+) -> Result<(Plan, Vec<Warning>), Problems> {
+    let at = Place::file(&std::sync::Arc::from(stack.file.to_string_lossy()));
+    let user = settings.user.clone().unwrap_or_else(|| At { value: DEFAULT_USER.to_owned(), at });
+    let settings = Settings { root: true, user: Some(user), ..settings.clone() };
+    // Or the name of this machine would stand there.
+    let own = Env::from([("HOSTNAME".to_owned(), String::new())]);
+    let (mut plan, warnings) = made(stack, placements, &settings, ports, &own, Users::any(), false)?;
+    let envs = plan.specs.iter_mut().map(|spec| &mut spec.env);
+    for env in plan.instances.iter_mut().map(|instance| &mut instance.env).chain(envs) {
+        env.remove("HOSTNAME");
+        for key in ["USER", "LOGNAME"] {
+            if let Some(name) = env.get_mut(key) {
+                name.truncate(name.find(':').unwrap_or(name.len()));
+            }
+        }
+    }
+    Ok((plan, warnings))
+}
+
+fn made(
+    stack: &Stack,
+    placements: &[Placement],
+    settings: &Settings,
+    ports: &mut Ports,
+    own: &Env,
     mut users: Users,
+    looks_into_homes: bool,
 ) -> Result<(Plan, Vec<Warning>), Problems> {
     let at = Place::file(&std::sync::Arc::from(stack.file.to_string_lossy()));
     ports.assign(stack, placements, own).map_err(|why| Problem::new(&at, why))?;
@@ -68,7 +107,11 @@ pub fn plan_with(
         let placement = placements.iter().find(|placement| placement.group() == instance.name);
         placement.map(|placement| maker.log(&defaults, process, placement, instance.user.as_ref()))
     };
-    match own_conf::replace(&mut plan, settings.root, &log) {
+    let replaced = match looks_into_homes {
+        true => own_conf::replace(&mut plan, settings.root, &log),
+        false => Ok(Vec::new()),
+    };
+    match replaced {
         Ok(more) => maker.warnings.extend(more),
         Err(wrong) => maker.problems.0.extend(wrong.0),
     }
@@ -219,6 +262,7 @@ impl Maker<'_> {
             program: None,
             ready,
             health,
+            memory_limit: options.memory_limit,
             pidfile,
             log: self.log(&options, &process.name, placement, user.as_ref()),
             user,
@@ -259,21 +303,11 @@ impl Maker<'_> {
         subject: &str,
     ) -> Option<Option<Ask>> {
         let At { value: question, at } = probe.value.asks.first()?;
-        let asked = match question {
-            Question::Notify => return Some(None),
-            Question::Exec(line) => Ok(Ask::Exec(line.clone())),
-            Question::Http(url) => expand::variables(url, env).and_then(|url| http(&url, placement)).map(Ask::Http),
-            Question::Tcp(to) => expand::variables(to, env).and_then(|to| tcp(&to)).map(Ask::Tcp),
-        };
-        match asked {
-            Ok(ask) => Some(Some(ask)),
+        match asks::ask(question, env, &placement.home) {
+            Ok(ask) => Some(ask),
             Err(why) => {
                 let ports = env.keys().map(String::as_str).filter(|name| name.starts_with("PORT_"));
-                let text = match question {
-                    Question::Http(text) | Question::Tcp(text) | Question::Exec(text) => text.as_str(),
-                    Question::Notify => "",
-                };
-                let told = format!("{subject}: cannot ask {}: {why}", quoted(text));
+                let told = format!("{subject}: cannot ask {}: {why}", quoted(asks::text(question)));
                 let missing = why.split('"').nth(1).unwrap_or_default();
                 self.problems.push(Problem::new(at, told).did_you_mean(missing, ports));
                 None
@@ -311,6 +345,9 @@ impl Maker<'_> {
             max_total: options.logfile_max_total,
             max_age: options.logfile_max_age,
             timestamps: options.timestamps,
+            prefix: options.log_prefix,
+            json: options.log_json,
+            compress: options.log_compress,
             on_full: options.on_full,
             console: options.console.or(self.settings.console).unwrap_or(self.settings.console_auto),
             owner: user.map(|user| (user.uid, user.gid)),
@@ -386,40 +423,6 @@ fn separate_logs(plan: &mut Plan) {
         if let Some(stderr) = &mut spec.log.stderr {
             stderr.path = apart(&stderr.path);
         }
-    }
-}
-
-/// A URL that hob's probe can ask.
-fn http(url: &str, placement: &Placement) -> Result<String, String> {
-    if let Some(rest) = url.strip_prefix("unix:") {
-        let (socket, path) = rest.split_once(':').unwrap_or((rest, "/"));
-        let socket = placement.home.join(expand::tilde(socket, &placement.home));
-        let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
-        return Ok(format!("unix:{}:{path}", socket.display()));
-    }
-    if url.starts_with("https:") {
-        return Err("hob asks in plain http; use exec with curl for https".to_owned());
-    }
-    let rest = url.strip_prefix("http://").ok_or("it must begin with http:// or unix:")?;
-    let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    if host.is_empty() || host.contains([' ', '@']) || url.chars().any(|c| c.is_control() || c == ' ') {
-        return Err("it has no host, or a blank in it".to_owned());
-    }
-    if let Some((_, port)) = host.rsplit_once(':')
-        && !host.ends_with(']')
-        && port.parse::<u16>().is_err()
-    {
-        return Err(format!("{} is not a port number", quoted(port)));
-    }
-    Ok(url.to_owned())
-}
-
-/// `host:port`; a port alone is on this machine.
-fn tcp(to: &str) -> Result<String, String> {
-    let (host, port) = to.rsplit_once(':').unwrap_or(("", to));
-    match port.parse::<u16>() {
-        Ok(1..) => Ok(format!("{}:{port}", if host.is_empty() { "127.0.0.1" } else { host })),
-        _ => Err(format!("{} is not a port number", quoted(port))),
     }
 }
 

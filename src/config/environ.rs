@@ -163,8 +163,11 @@ pub fn run_variables(
             variables.extend(public.iter().map(numbered));
         }
         let count = placements.iter().filter(|placement| placement.service == service.name).count();
-        let count = u32::try_from(count).unwrap_or(u32::MAX);
-        variables.push((format!("DOTCLOUD_{name}_INSTANCES"), Var::Number(count)));
+        // Of a service that runs elsewhere we know nothing, not even that there is none.
+        if count > 0 {
+            let count = u32::try_from(count).unwrap_or(u32::MAX);
+            variables.push((format!("DOTCLOUD_{name}_INSTANCES"), Var::Number(count)));
+        }
     }
     let user = stack.service(&instance.service).map(|service| service.environment.as_slice()).unwrap_or_default();
     let of_service = user.iter().map(|(key, value)| (key, Var::Given(value.clone())));
@@ -174,6 +177,20 @@ pub fn run_variables(
         variables.push((key.clone(), value));
     }
     variables
+}
+
+/// What hob's own environment says about the services of a stack that run elsewhere: in a container of one service
+/// others are in containers of their own, and whoever made it knows where.
+pub fn from_elsewhere(stack: &Stack, placements: &[Placement], own: &Env) -> Vec<(String, Var)> {
+    let is_here = |service: &&Service| placements.iter().any(|placement| placement.service == service.name);
+    let elsewhere = stack.services.iter().filter(|service| !is_here(service));
+    let prefixes: Vec<String> = elsewhere.map(|s| format!("DOTCLOUD_{}_", variable_part(&s.name))).collect();
+    let known = |name: &str| prefixes.iter().any(|prefix| name.starts_with(prefix.as_str()));
+    let value = |name: &str, text: &str| match text.parse() {
+        Ok(count) if name.ends_with("_INSTANCES") => Var::Number(count),
+        _ => Var::Text(text.to_owned()),
+    };
+    own.iter().filter(|(name, _)| known(name)).map(|(name, text)| (name.clone(), value(name, text))).collect()
 }
 
 /// Where others reach the ports of one instance. For http the word HTTP stands for the port's name.

@@ -8,7 +8,7 @@ use crate::getopt;
 
 /// One flag.
 struct Flag {
-    /// Its letter; for `--minprocs` and `--profile_options`, which have none, one that cannot be typed.
+    /// Its letter; for a flag that has none, one that cannot be typed.
     letter: char,
     long: &'static str,
     /// What the value is called, if there is one.
@@ -46,6 +46,7 @@ const FLAGS: &[Flag] = &[
     flag('k', "nocleanup", "", "keep automatic child logs of an earlier run"),
     flag('a', "minfds", "NUM", "the number of open files to make possible"),
     flag('t', "strip_ansi", "", "take escape sequences out of child logs"),
+    flag('T', "test", "", "tell what is wrong with the configuration, and exit: 0 if nothing is"),
     flag('p', "minprocs", "NUM", "the number of processes to make possible"),
     flag('o', "profile_options", "LIST", "accepted, and of no effect"),
 ];
@@ -54,7 +55,7 @@ const FLAGS: &[Flag] = &[
 const HELP: usize = 3;
 
 /// Flags without a letter of their own.
-const LONG_ONLY: &[char] = &['p', 'o'];
+const LONG_ONLY: &[char] = &['T', 'p', 'o'];
 
 /// What was given.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

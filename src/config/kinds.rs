@@ -7,7 +7,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use super::value::{closest, quoted};
-use crate::plan::Autorestart;
+use crate::plan::{Autorestart, ExitWhen};
 
 /// Why a text is not a value of its kind, and the likely fix.
 #[derive(Debug, PartialEq, Eq)]
@@ -47,6 +47,11 @@ pub fn autorestart(text: &str) -> Read<Autorestart> {
             }
         },
     }
+}
+
+pub fn exit_when(text: &str) -> Read<ExitWhen> {
+    let words = [("never", ExitWhen::Never), ("any-fatal", ExitWhen::AnyFatal), ("all-exited", ExitWhen::AllExited)];
+    word(text, &words)
 }
 
 /// A whole number from `least` to `most`; `1_000` is 1000.

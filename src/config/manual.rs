@@ -102,6 +102,7 @@ const EXAMPLES: &[(&str, &str)] = &[
     ("oom_score_adj", "0"),
     ("ready", "{ tcp = \"127.0.0.1:$PORT_WWW\", within = \"30s\", timeout = \"5s\" }"),
     ("health", "{ http = \"http://127.0.0.1:$PORT_WWW/\", every = \"10s\", failures = 3, timeout = \"5s\" }"),
+    ("memory_limit", "\"500MB\""),
     ("logfile_max_age", "\"30d\""),
 ];
 

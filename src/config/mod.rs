@@ -3,6 +3,7 @@
 //!
 //! Errors come all at once, each with file, line, column and the likely fix. Nothing here runs in the daemon.
 
+mod asks;
 mod assemble;
 mod buildfile;
 mod command;
@@ -17,6 +18,7 @@ mod lexer;
 mod manual;
 mod options;
 mod own_conf;
+mod own_keys;
 mod percent;
 mod ports;
 mod program;
@@ -36,9 +38,10 @@ use std::path::{Path, PathBuf};
 
 use crate::plan::Bind;
 
-pub use assemble::{plan, variables};
+pub use assemble::{outline, plan, variables};
 pub use buildfile::{MAX_INSTANCES, Service, Stack, default_stack, stack};
-pub use environ::{Env, build_env, environment_files, own_env};
+pub use environ::{Env, build_env, environment_files, from_elsewhere, own_env, variable_part};
+pub use expand::clean as clean_path;
 pub use flags::{Flags, usage as supervisord_usage};
 pub use ports::Ports;
 pub use search::{find as find_supervisord_conf, places as supervisord_conf_places};
@@ -46,10 +49,19 @@ pub use settings::{DEFAULT_USER, HomeMode, Overrides, Settings, settings};
 pub use supervisorctl::supervisorctl;
 pub use supervisord::{Conf, Level, Main, MainLog, Note, Setting, supervisord};
 pub use users::Users;
-pub use value::{Problems, Warning};
+pub use value::{Place, Problem, Problems, Warning};
 
 /// What `echo_supervisord_conf` prints.
 pub const SAMPLE_SUPERVISORD_CONF: &str = include_str!("../../conf/supervisord.conf");
+
+/// What hob's reader takes a YAML text for.
+#[cfg(test)]
+pub fn yaml_as_json(text: &str) -> Result<serde_json::Value, String> {
+    let file = std::sync::Arc::from("test.yml");
+    let value = yaml::parse(&file, text.as_bytes()).map_err(|problem| problem.to_string())?;
+    let json = value.map_or_else(|| "null".to_owned(), |value| value.as_json());
+    serde_json::from_str(&json).map_err(|why| why.to_string())
+}
 
 /// Where one instance of a service is to run.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use super::kinds;
 use super::read::{ask, exit_codes, located, names, number, positive, probe, put, scalar, text, tri, variables};
 use super::value::{Place, Problem, Problems, Value, quoted};
 use super::yaml;
-use crate::plan::{Autorestart, OnFull};
+use crate::plan::{Autorestart, Compress, OnFull};
 
 /// One option of a section whose values are gathered in a `T`.
 #[cfg_attr(not(test), expect(dead_code, reason = "the man pages and conf/hob.toml are checked against it"))]
@@ -95,6 +95,7 @@ pub struct ProcessOptions {
     pub after: Vec<At<String>>,
     pub ready: Option<At<ProbeOptions>>,
     pub health: Option<At<ProbeOptions>>,
+    pub memory_limit: Option<u64>,
     pub pidfile: Option<At<String>>,
     pub logfile_maxbytes: u64,
     pub logfile_backups: u32,
@@ -102,6 +103,9 @@ pub struct ProcessOptions {
     pub logfile_max_age: Option<Duration>,
     pub split_stderr: bool,
     pub timestamps: bool,
+    pub log_prefix: bool,
+    pub log_json: bool,
+    pub log_compress: Compress,
     pub on_full: OnFull,
     pub console: Option<bool>,
 }
@@ -307,6 +311,14 @@ pub const PROCESS: &[Opt<ProcessOptions>] = &[
         set: |o, v| probe(v, HEALTH).map(|probe| o.health = Some(probe)),
     },
     Opt {
+        key: "memory_limit",
+        kind: SIZE,
+        default: "",
+        doc: "It is restarted when it has more resident memory than this, with everything that it started. Looked at \
+              every 5 seconds. Absent: no limit.",
+        set: |o, v| put(&mut o.memory_limit, Some(scalar(v, kinds::size)?)),
+    },
+    Opt {
         key: "pidfile",
         kind: PATH,
         default: "",
@@ -354,6 +366,31 @@ pub const PROCESS: &[Opt<ProcessOptions>] = &[
         default: "false",
         doc: "Put the time in front of each line.",
         set: |o, v| put(&mut o.timestamps, scalar(v, kinds::boolean)?),
+    },
+    Opt {
+        key: "log_prefix",
+        kind: BOOLEAN,
+        default: "false",
+        doc: "Put its name in front of each line, behind the time if that is there too.",
+        set: |o, v| put(&mut o.log_prefix, scalar(v, kinds::boolean)?),
+    },
+    Opt {
+        key: "log_format",
+        kind: "text or json",
+        default: "text",
+        doc: "json: each line becomes an object with time, name, stream and message, in the log and on the console. \
+              A line that does not end within a second is two.",
+        set: |o, v| put(&mut o.log_json, scalar(v, |text| kinds::word(text, &[("text", false), ("json", true)]))?),
+    },
+    Opt {
+        key: "log_compress",
+        kind: "none, gzip or zstd",
+        default: "none",
+        doc: "Rotated files are compressed, in the background: NAME.log.1.gz or NAME.log.1.zst is the newest then.",
+        set: |o, v| {
+            let words = [("none", Compress::None), ("gzip", Compress::Gzip), ("zstd", Compress::Zstd)];
+            put(&mut o.log_compress, scalar(v, |text| kinds::word(text, &words))?)
+        },
     },
     Opt {
         key: "on_full",

@@ -7,15 +7,16 @@ use std::time::Duration;
 
 use super::environ::Env;
 use super::ini::Ini;
-use super::kinds;
 use super::lenient::{self, LogFile};
 use super::lexer;
+use super::options::ProcessOptions;
+use super::own_keys::{self, Own};
 use super::percent::Names;
 use super::supervisord::{Level, Main, Note, Reader, log_path};
 use super::users::Users;
 use crate::plan::{
-    Address, Autorestart, Backoff, Command, CommandKind, Group, Identity, Limits, LogExtras, LogSpec, Name, OnFull,
-    Pool, Program, Reach, Restart, Socket, Spec, Stop,
+    Address, Autorestart, Backoff, Command, CommandKind, Group, Identity, Limits, LogExtras, LogSpec, Name, Pool,
+    Program, Reach, Restart, Socket, Spec, Stop,
 };
 
 /// The kinds of sections that make processes.
@@ -259,8 +260,6 @@ struct Common {
     umask: Option<u32>,
     redirect_stderr: bool,
     serverurl: Option<String>,
-    after: Vec<String>,
-    limits: Limits,
 }
 
 impl Common {
@@ -272,10 +271,14 @@ impl Common {
             autorestart: reader.get(ini, section, "autorestart", scope, Autorestart::Unexpected, lenient::autorestart),
             exitcodes: reader.get(ini, section, "exitcodes", scope, vec![0], lenient::exit_codes),
             startsecs: reader.get(ini, section, "startsecs", scope, Duration::from_secs(1), seconds),
-            startretries: Some(reader.get(ini, section, "startretries", scope, 3, lenient::count)),
-            delay: length(reader, ini, section, "restart_delay", scope, Duration::from_secs(1)),
-            delay_max: length(reader, ini, section, "restart_delay_max", scope, Duration::from_secs(u32::MAX.into())),
+            // A negative number, of which supervisord makes none at all, is no end of them.
+            startretries: reader.get(ini, section, "startretries", scope, Some(3), |text| {
+                Ok(if lenient::integer(text)? < 0 { None } else { Some(lenient::count(text)?) })
+            }),
             backoff: Backoff::Linear,
+            // What else there is comes from hob's own keys, process by process.
+            delay: Duration::ZERO,
+            delay_max: Duration::ZERO,
             oneshot: false,
         };
         let stop_group = reader.get(ini, section, "stopasgroup", scope, false, lenient::boolean);
@@ -309,62 +312,8 @@ impl Common {
         });
         let umask = reader.get(ini, section, "umask", scope, None, |text| lenient::octal(text).map(Some));
         let umask = Some(umask.unwrap_or(main.umask));
-        let words = |text: &str| Ok::<_, String>(lenient::list(text).into_iter().filter(|w| !w.is_empty()).collect());
-        let mut after: Vec<String> = reader.get(ini, section, "after", scope, Vec::new(), words);
-        after.extend(reader.get::<Vec<String>>(ini, section, "depends_on", scope, Vec::new(), words));
-        let number = |least: i64, most: i64| {
-            move |text: &str| match lenient::integer(text)? {
-                n if (least..=most).contains(&n) => Ok(Some(n)),
-                n => Err(format!("{n} is not a number from {least} to {most}")),
-            }
-        };
-        let nofile = reader.get(ini, section, "nofile", scope, None, number(1, i64::MAX));
-        let nice = reader.get(ini, section, "nice", scope, None, number(-20, 19));
-        let oom_score_adj = reader.get(ini, section, "oom_score_adj", scope, None, number(-1000, 1000));
-        let small = |n: Option<i64>| n.and_then(|n| i32::try_from(n).ok());
-        let limits = Limits {
-            nofile: nofile.and_then(|n| u64::try_from(n).ok()),
-            nice: small(nice),
-            oom_score_adj: small(oom_score_adj),
-        };
-        Common { after, limits, priority, autostart, restart, stop, user, umask, redirect_stderr, serverurl }
+        Common { priority, autostart, restart, stop, user, umask, redirect_stderr, serverurl }
     }
-}
-
-/// A length of time as hob's own files write it: `500ms`, `2s`, `1m30s`.
-fn length(reader: &mut Reader, ini: &Ini, section: &str, key: &str, scope: &Names, default: Duration) -> Duration {
-    reader.get(ini, section, key, scope, default, |text| kinds::duration(text.trim()).map_err(|wrong| wrong.message))
-}
-
-/// Lines of `KEY=VALUE`, blank ones and `#` comments left out; quotes around a value go. A `-` in front of the name
-/// allows the file to be missing.
-fn environment_file(reader: &mut Reader, ini: &Ini, section: &str, names: &Names) -> Option<BTreeMap<String, String>> {
-    let home = reader.home.clone();
-    reader.get(ini, section, "environment_file", names, None, |text| {
-        let (name, may_be_missing) = text.trim().strip_prefix('-').map_or((text.trim(), false), |name| (name, true));
-        let path = lenient::absolute(name, &home);
-        let text = match super::buildfile::read_bounded(&path) {
-            Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
-            Err(why) if may_be_missing && why.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(why) => return Err(format!("cannot read {}: {why}", path.display())),
-        };
-        let mut pairs = BTreeMap::new();
-        for (number, line) in (1..).zip(text.lines()) {
-            let line = line.trim();
-            let line = line.strip_prefix("export ").unwrap_or(line);
-            if line.is_empty() || line.starts_with('#') {
-                continue;
-            }
-            // What the line holds may be a secret, so it is not repeated.
-            let Some((key, value)) = line.split_once('=').filter(|(key, _)| !key.trim().is_empty()) else {
-                return Err(format!("{}:{number} is not KEY=VALUE", path.display()));
-            };
-            let value = value.trim();
-            let bare = ['"', '\''].iter().find_map(|q| value.strip_prefix(*q)?.strip_suffix(*q));
-            pairs.insert(key.trim().to_owned(), bare.unwrap_or(value).to_owned());
-        }
-        Ok(Some(pairs))
-    })
 }
 
 #[allow(clippy::too_many_arguments)]
@@ -384,22 +333,19 @@ fn process(
     let own: BTreeMap<String, String> = reader.get(ini, section, "environment", names, BTreeMap::new(), |text| {
         lexer::pairs(text).map(|pairs| pairs.into_iter().collect())
     });
-    let own = match environment_file(reader, ini, section, names) {
-        Some(mut filed) => {
-            filed.extend(own);
-            filed
-        }
-        None => own,
-    };
+    let mut filed = own_keys::environment_file(reader, ini, section, names).unwrap_or_default();
+    filed.extend(own);
+    let own = filed;
     names.add_env(&own);
+    let keys = Own::read(reader, ini, section, names);
     let line = reader.get(ini, section, "command", names, String::new(), |text| Ok(text.trim().to_owned()));
     let directory = reader.get(ini, section, "directory", names, None, |text| Ok(Some(text.to_owned())));
     let (words, unparsable) = match lexer::words(&line) {
         Ok(words) => (words, None),
         Err(why) => (Vec::new(), Some(why.to_owned())),
     };
-    let mut log = log(reader, ini, main, section, kind, names, "stdout");
-    let stderr = self::log(reader, ini, main, section, kind, names, "stderr");
+    let mut log = log(reader, ini, main, section, kind, names, &keys.options, "stdout");
+    let stderr = self::log(reader, ini, main, section, kind, names, &keys.options, "stderr");
     if common.redirect_stderr {
         if ini.get(section, "stderr_logfile").is_some() && stderr.file().is_some() {
             let why = format!(
@@ -411,7 +357,7 @@ fn process(
         log.stderr = Some(Box::new(stderr));
     }
     let home = reader.home.clone();
-    let cwd = main.directory.as_ref().unwrap_or(&reader.cwd);
+    let cwd = main.directory.as_ref().unwrap_or(&reader.cwd).clone();
     let workdir = directory.as_ref().map(|text| cwd.join(super::expand::tilde(text, &home)));
     let mut env_here: BTreeMap<String, String> = [
         ("SUPERVISOR_PROCESS_NAME".to_owned(), name.to_owned()),
@@ -421,7 +367,14 @@ fn process(
     if let Some(url) = &common.serverurl {
         env_here.insert("SUPERVISOR_SERVER_URL".to_owned(), url.clone());
     }
+    if let (true, Some(user)) = (keys.login_environment, &common.user) {
+        env_here.extend(own_keys::login(user));
+    }
     env_here.extend(own);
+    let whole = || env.iter().chain(&env_here).map(|(key, value)| (key.clone(), value.clone())).collect::<Env>();
+    let (ready, health) = keys.probes(reader, section, &whole);
+    let pidfile = keys.pidfile(reader, section, &whole);
+    let options = &keys.options;
     env_here.retain(|key, value| env.get(key) != Some(value));
     let program = Program {
         priority: common.priority,
@@ -434,27 +387,34 @@ fn process(
     Spec {
         name: Name { group: group.to_owned(), process: name.to_owned() },
         command: Command { line, kind: CommandKind::Words(words) },
-        directory: workdir.unwrap_or_else(|| cwd.clone()),
+        directory: workdir.unwrap_or(cwd),
         env: env_here,
         profile: None,
         user: common.user.clone(),
         umask: common.umask,
-        limits: common.limits,
+        limits: Limits { nofile: options.nofile, nice: options.nice, oom_score_adj: options.oom_score_adj },
         // The order in a table is that of the groups, which the plan is in.
         priority: 999,
         autostart: common.autostart,
         // Which they are is seen once all are known.
-        after: common.after.iter().map(|word| Name { group: section.to_owned(), process: word.clone() }).collect(),
-        restart: common.restart.clone(),
-        stop: common.stop.clone(),
-        ready: None,
-        health: None,
-        pidfile: None,
+        after: keys.after.iter().map(|word| Name { group: section.to_owned(), process: word.clone() }).collect(),
+        restart: Restart {
+            delay: options.restart_delay,
+            delay_max: options.restart_delay_max.max(options.restart_delay),
+            oneshot: options.oneshot,
+            ..common.restart.clone()
+        },
+        stop: Stop { drain: options.drain, ..common.stop.clone() },
+        ready,
+        health,
+        memory_limit: options.memory_limit,
+        pidfile,
         log,
         program: Some(Box::new(program)),
     }
 }
 
+#[allow(clippy::too_many_arguments)]
 fn log(
     reader: &mut Reader,
     ini: &Ini,
@@ -462,12 +422,18 @@ fn log(
     section: &str,
     kind: Kind,
     names: &Names,
+    own: &ProcessOptions,
     channel: &str,
 ) -> LogSpec {
     let (home, is_seen_elsewhere) = (reader.home.clone(), reader.is_seen_elsewhere);
+    let makes_folders = reader.create_log_dirs;
     let key = |what: &str| format!("{channel}_{what}");
     let file = reader.get(ini, section, &key("logfile"), names, LogFile::Auto, |text| {
-        lenient::log_file(text, &home).or_else(|why| if is_seen_elsewhere { Ok(LogFile::Auto) } else { Err(why) })
+        lenient::log_file(text, &home).or_else(|why| match (is_seen_elsewhere, makes_folders) {
+            (true, _) => Ok(LogFile::Auto),
+            (false, true) => Ok(LogFile::At(lenient::absolute(text, &home))),
+            (false, false) => Err(why),
+        })
     });
     let is_protocol = kind == Kind::Listener && channel == "stdout";
     let syslog = reader.get(ini, section, &key("syslog"), names, false, lenient::boolean) || file == LogFile::Syslog;
@@ -486,11 +452,15 @@ fn log(
         stderr: None,
         max_bytes: reader.get(ini, section, &key("logfile_maxbytes"), names, 50 << 20, lenient::bytes),
         backups: reader.get(ini, section, &key("logfile_backups"), names, 10, lenient::count),
-        max_total: 0,
-        max_age: None,
-        timestamps: false,
-        on_full: OnFull::Block,
-        console: false,
+        max_total: own.logfile_max_total,
+        max_age: own.logfile_max_age,
+        // A listener's stdout is a protocol, for which nobody wants another form.
+        timestamps: own.timestamps && !is_protocol,
+        prefix: own.log_prefix && !is_protocol,
+        json: own.log_json && !is_protocol,
+        compress: own.log_compress,
+        on_full: own.on_full,
+        console: own.console.unwrap_or(false) && !is_protocol,
         owner: None,
         extras: Some(Box::new(extras)),
     }
@@ -620,12 +590,4 @@ const KEYS: &[&str] = &[
     "buffer_size",
     "result_handler",
     "len_counts",
-    "after",
-    "depends_on",
-    "environment_file",
-    "restart_delay",
-    "restart_delay_max",
-    "nofile",
-    "nice",
-    "oom_score_adj",
 ];

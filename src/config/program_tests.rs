@@ -1,12 +1,13 @@
 //! A supervisord.conf as a whole: what it becomes, and what is said about a bad one.
 
 use std::path::Path;
+use std::time::Duration;
 
 use super::environ::Env;
 use super::flags::Flags;
 use super::supervisord::{Conf, Setting, fits, supervisord_with};
 use super::users::Users;
-use crate::plan::{Autorestart, Reach, Spec};
+use crate::plan::{Ask, Autorestart, Compress, ExitWhen, Probe, Reach, ReadyBy, Spec};
 
 const PASSWD: &str = "root:x:0:0::/root:/bin/sh\nweb:x:7:7::/srv/web:/bin/sh\n";
 
@@ -189,9 +190,75 @@ fn hobs_own_keys_work_in_a_program_too() {
     assert!(conf.warnings.is_empty(), "{:?}", conf.warnings);
     let wrong = error("[program:a]\ncommand=x\nafter=nobody\nnice=40\nenvironment_file=/no/such\n");
     assert!(wrong.contains("[program:a] after names unknown program nobody"), "{wrong}");
-    assert!(wrong.contains("40 is not a number from -20 to 19") && wrong.contains("cannot read /no/such"), "{wrong}");
+    assert!(
+        wrong.contains("nice \"40\" is not between -20 and 19") && wrong.contains("cannot read /no/such"),
+        "{wrong}"
+    );
     let optional = read("[program:a]\ncommand=x\nenvironment_file=-/no/such\n");
     assert_eq!(optional.plan.specs.len(), 1);
+}
+
+#[test]
+fn probes_are_asked_for_with_one_key_for_each_option() {
+    let spec = &read(
+        "exit_when=any-fatal\n[program:p]\ncommand=x\nnumprocs=2\nprocess_name=p%(process_num)d\n\
+         ready_http=http://127.0.0.1:80%(process_num)02d/\nready_within=5s\nhealth_tcp=$HEALTH\nhealth_failures=2\n\
+         environment=HEALTH=\"81%(process_num)02d\"\nmemory_limit=64MB\noneshot=true\nstartretries=-1\n\
+         timestamps=true\nlog_prefix=on\nlog_format=json\nlog_compress=gzip\nconsole=true\nlogfile_max_total=1GB\n",
+    );
+    assert_eq!(spec.plan.exit_when, ExitWhen::AnyFatal);
+    let spec = &spec.plan.specs[1];
+    let ready = spec.ready.as_ref().unwrap();
+    let http = Probe { ask: Ask::Http("http://127.0.0.1:8001/".into()), timeout: Duration::from_secs(5) };
+    assert_eq!((&ready.by, ready.within.as_secs()), (&ReadyBy::Probe(http), 5));
+    let health = spec.health.as_ref().unwrap();
+    assert_eq!((&health.probe.ask, health.failures), (&Ask::Tcp("127.0.0.1:8101".into()), 2));
+    assert_eq!((spec.memory_limit, spec.restart.oneshot, spec.restart.startretries), (Some(64 << 20), true, None));
+    let log = &spec.log;
+    assert_eq!((log.timestamps, log.prefix, log.json, log.console), (true, true, true, true));
+    assert_eq!((log.compress, log.max_total), (Compress::Gzip, 1 << 30));
+    assert_eq!(log.stderr.as_ref().unwrap().compress, Compress::Gzip);
+    assert_eq!(one("ready_notify=true\n").ready.unwrap().by, ReadyBy::Notify);
+    assert_eq!(one("health_every=5s\nhealth_exec=true\n").health.unwrap().probe.ask, Ask::Exec("true".into()));
+}
+
+#[test]
+fn a_bad_key_of_hobs_own_is_told_with_its_section() {
+    for (line, wrong) in [
+        ("ready_within=5s", "ready_within needs one of ready_http, ready_tcp, ready_exec, ready_notify, and only one"),
+        ("health_tcp=1\nhealth_exec=x", "health_exec needs one of health_http, health_tcp, health_exec, and only one"),
+        ("ready_http=https://x/", "cannot ask \"https://x/\": hob asks in plain http; use exec with curl for https"),
+        ("ready_tcp=$NOPE:1", "cannot ask \"$NOPE:1\": there is no variable \"NOPE\""),
+        ("log_format=xml", "log_format \"xml\" is not one of text, json"),
+        ("memory_limit=lots", "memory_limit \"lots\" is not a number of bytes; write 1000, 64KB, 50MB or 2GB"),
+        ("restart_delay=%(nope)s", "contains names ('nope') which cannot be expanded"),
+    ] {
+        let told = error(&format!("[program:a]\ncommand=x\n{line}\n"));
+        assert!(told.contains(wrong) && told.contains(" in section 'program:a' (file: 'HERE/s.conf')"), "{told}");
+    }
+    assert!(error("exit_when=later\n").contains("exit_when \"later\" is not one of never, any-fatal, all-exited"));
+    let near = read("[program:a]\ncommand=x\nready_htp=http://x/\n").warnings.remove(0).to_string();
+    assert!(near.contains("did you mean \"ready_http\"?"), "{near}");
+}
+
+#[test]
+fn a_program_gets_the_login_variables_of_its_user_where_that_is_asked_for() {
+    let login = "[program:a]\ncommand=x\nuser=web\nenvironment=USER=\"me\"\n";
+    let env = |text: &str| read(text).plan.specs.remove(0).env;
+    assert!(!env(login).contains_key("HOME"), "as supervisord: that of the daemon");
+    for text in [format!("{login}login_environment=true\n"), format!("login_environment=true\n{login}")] {
+        let env = env(&text);
+        assert_eq!((env["HOME"].as_str(), env["LOGNAME"].as_str()), ("/srv/web", "web"));
+        assert_eq!((env["SHELL"].as_str(), env["USER"].as_str()), ("/bin/sh", "me"), "its own wins");
+    }
+}
+
+#[test]
+fn the_folder_of_a_log_may_be_made_later_where_that_is_asked_for() {
+    let program = "[program:a]\ncommand=x\nstdout_logfile=/no/such/folder/a.log\n";
+    assert!(error(program).contains("does not exist"));
+    let spec = read(&format!("create_log_dirs=true\n{program}")).plan.specs.remove(0);
+    assert_eq!(spec.log.path.to_str(), Some("/no/such/folder/a.log"));
 }
 
 #[test]

@@ -450,11 +450,7 @@ pub const SETTINGS: &[Opt<SettingsFile>] = &[
         default: "never",
         doc: "When hob ends by itself, with the exit status of the process that decided: never, as soon as one process is \
               FATAL, or when none runs any more.",
-        set: |o, v| {
-            let words =
-                [("never", ExitWhen::Never), ("any-fatal", ExitWhen::AnyFatal), ("all-exited", ExitWhen::AllExited)];
-            put(&mut o.exit_when, scalar(v, |text| kinds::word(text, &words))?)
-        },
+        set: |o, v| put(&mut o.exit_when, scalar(v, kinds::exit_when)?),
     },
     Opt {
         key: "console",

@@ -13,6 +13,7 @@ use super::flags::Flags;
 use super::ini::{self, Entry, Ini};
 use super::lenient::{self, LogFile};
 use super::lexer;
+use super::own_keys;
 use super::percent::Names;
 use super::program;
 use super::users::Users;
@@ -108,6 +109,8 @@ pub fn supervisord_with(setting: &Setting<'_>, users: Users) -> Result<Conf, Pro
         host: nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
         here,
         is_seen_elsewhere: setting.seen_in.is_some(),
+        create_log_dirs: false,
+        login_environment: false,
         file: label,
         cwd: setting.cwd.to_owned(),
         root: setting.root,
@@ -134,6 +137,9 @@ pub fn supervisord_with(setting: &Setting<'_>, users: Users) -> Result<Conf, Pro
         env.insert("SUPERVISOR_SERVER_URL".into(), url);
     }
     env.extend(global);
+    reader.create_log_dirs = reader.main_switch(&ini, "create_log_dirs");
+    reader.login_environment = reader.main_switch(&ini, "login_environment");
+    let exit_when = own_keys::exit_when(&mut reader, &ini);
     let (groups, specs) = program::groups(&mut reader, &ini, &main, &env);
     reader.rpc_interfaces(&ini);
     reader.unknown(&ini);
@@ -144,7 +150,7 @@ pub fn supervisord_with(setting: &Setting<'_>, users: Users) -> Result<Conf, Pro
         servers,
         childlogdir: main.childlogdir.clone(),
     };
-    let plan = Plan { specs, supervisord: Some(Box::new(own)), ..Plan::default() };
+    let plan = Plan { specs, exit_when, supervisord: Some(Box::new(own)), ..Plan::default() };
     let Reader { problems, warnings, notes, .. } = reader;
     problems.or(Conf { plan, main, notes, warnings })
 }
@@ -157,6 +163,10 @@ pub struct Reader {
     here: PathBuf,
     /// Paths are those of another place: they are taken as they are.
     pub is_seen_elsewhere: bool,
+    /// The folder of a program's log need not be there yet.
+    pub create_log_dirs: bool,
+    /// What every program starts from: whether it gets HOME and the like of its user.
+    pub login_environment: bool,
     pub file: Arc<str>,
     pub cwd: PathBuf,
     pub root: bool,
@@ -324,6 +334,12 @@ impl Reader {
         self.get(ini, "supervisord", key, &names, false, lenient::boolean) || flags.has(flag)
     }
 
+    /// A key of `[supervisord]` that no flag sets.
+    fn main_switch(&mut self, ini: &Ini, key: &str) -> bool {
+        let names = self.names.clone();
+        self.get(ini, "supervisord", key, &names, false, lenient::boolean)
+    }
+
     fn servers(&mut self, ini: &Ini) -> Vec<Server> {
         let mut servers = Vec::new();
         let names: Vec<String> = ini.sections().map(|section| section.name.clone()).collect();
@@ -431,9 +447,15 @@ impl Reader {
             if keys.is_empty() {
                 continue;
             }
-            for entry in ini.entries(section).filter(|entry| !keys.contains(&entry.key.as_str())) {
+            let own: Vec<&str> = match name {
+                "supervisord" => own_keys::MAIN_KEYS.to_vec(),
+                name if own_keys::is_for(name) => own_keys::keys().collect(),
+                _ => Vec::new(),
+            };
+            let known = || keys.iter().chain(&own).copied();
+            for entry in ini.entries(section).filter(|entry| !known().any(|key| key == entry.key)) {
                 let note = Problem::new(&entry.at, format!("[{name}] {} is nobody's key: it is left out", entry.key));
-                self.warnings.push(note.did_you_mean(&entry.key, keys.iter().copied()));
+                self.warnings.push(note.did_you_mean(&entry.key, known()));
             }
         }
     }

@@ -23,6 +23,8 @@ pub struct Users {
     /// Whether `getent` may be asked for what the files do not have.
     directory: bool,
     known: HashMap<String, Result<Identity, NotFound>>,
+    /// Whoever is asked for exists.
+    any: bool,
 }
 
 /// Why a name is no user, and a name that may have been meant.
@@ -43,17 +45,28 @@ impl Users {
             }
             String::from_utf8_lossy(&text).into_owned()
         };
-        Users { passwd: read("/etc/passwd"), group: read("/etc/group"), directory: true, known: HashMap::new() }
+        Users {
+            passwd: read("/etc/passwd"),
+            group: read("/etc/group"),
+            directory: true,
+            known: HashMap::new(),
+            any: false,
+        }
+    }
+
+    /// Those of some other machine: every name is taken as it is written, `user` or `user:group`, and has no number.
+    pub fn any() -> Users {
+        Users { any: true, ..Users::none() }
     }
 
     /// A database without entries, to stand in while the real one is lent out.
     pub fn none() -> Users {
-        Users { passwd: String::new(), group: String::new(), directory: false, known: HashMap::new() }
+        Users { passwd: String::new(), group: String::new(), directory: false, known: HashMap::new(), any: false }
     }
 
     #[cfg(test)]
     pub fn from_texts(passwd: &str, group: &str) -> Users {
-        Users { passwd: passwd.to_owned(), group: group.to_owned(), directory: false, known: HashMap::new() }
+        Users { passwd: passwd.to_owned(), group: group.to_owned(), ..Users::none() }
     }
 
     /// A user from `name`, `uid`, `name:group`, `uid:gid`. A number needs no entry anywhere.
@@ -92,6 +105,15 @@ impl Users {
     }
 
     fn look_up(&mut self, text: &str) -> Result<Identity, NotFound> {
+        if self.any {
+            let good = |c: char| c.is_ascii_alphanumeric() || "._-$".contains(c);
+            let is_name = |part: &str| part.starts_with(|c| good(c) && c != '-') && part.chars().all(good);
+            if text.split(':').count() > 2 || !text.split(':').all(is_name) {
+                return Err(NotFound { message: format!("{} is not the name of a user", quoted(text)), hint: None });
+            }
+            let name = text.to_owned();
+            return Ok(Identity { name, shell: PathBuf::from("/bin/bash"), ..bare(u32::MAX, u32::MAX) });
+        }
         let (name, group) = match text.split_once(':') {
             Some((name, group)) => (name, Some(group)),
             None => (text, None),

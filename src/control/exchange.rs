@@ -104,6 +104,8 @@ impl Item {
             // Its stop comes first, or it waits for others.
             _ if self.begun.is_none() && process.wants_up() => None,
             Phase::Backoff | Phase::Fatal => spawn_error(),
+            // A oneshot that has done its work.
+            Phase::Exited if process.is_ready() => Some(Ok(())),
             Phase::Exited | Phase::Stopped | Phase::Stopping => {
                 Some(Err(faulted(rpc::fault::ABNORMAL_TERMINATION, &self.shown)))
             }

@@ -156,20 +156,9 @@ fn spec(group: &str, process: &str) -> Spec {
         program: None,
         ready: None,
         health: None,
+        memory_limit: None,
         pidfile: None,
-        log: LogSpec {
-            path: format!("/l/{process}.log").into(),
-            stderr: None,
-            extras: None,
-            max_bytes: 0,
-            backups: 0,
-            max_total: 0,
-            max_age: None,
-            timestamps: false,
-            on_full: OnFull::Block,
-            console: false,
-            owner: None,
-        },
+        log: LogSpec { path: format!("/l/{process}.log").into(), ..LogSpec::default() },
     }
 }
 

@@ -857,7 +857,8 @@ fn chance() -> String {
 fn remove_with_backups(log: &LogSpec) {
     let _ = fs::remove_file(&log.path);
     for n in 1..=log.backups.min(1000) {
-        if fs::remove_file(format!("{}.{n}", log.path.display())).is_err() {
+        let names = ["", ".gz", ".zst"].map(|suffix| format!("{}.{n}{suffix}", log.path.display()));
+        if !names.map(|name| fs::remove_file(name).is_ok()).contains(&true) {
             break;
         }
     }

@@ -17,6 +17,7 @@ mod lookup;
 pub mod mainlog;
 mod manager;
 mod marks;
+mod memory;
 pub mod messages;
 mod oom;
 mod planner;
@@ -126,6 +127,8 @@ struct Daemon {
     ending: Ending,
     /// When to give back the memory that a plan has taken.
     tidy_at: Option<Time>,
+    /// When to look at the memory of those that have a limit.
+    memory_at: Option<Time>,
     born: Time,
     marks: Marks,
     registration: Option<Registration>,
@@ -194,6 +197,7 @@ impl Daemon {
             fetches: Fetches::default(),
             ending: Ending::NotYet,
             tidy_at: None,
+            memory_at: None,
             born,
             marks,
             registration,
@@ -299,6 +303,7 @@ impl Daemon {
             self.manager.next_deadline(),
             self.logs.restart_at(),
             self.tidy_at,
+            self.memory_at,
             self.conductor_deadline(),
             self.fetches.next_deadline(),
             (!self.decided.is_empty()).then(Time::default),
@@ -319,6 +324,7 @@ impl Daemon {
         self.supervisor.handle_timeout(now);
         self.manager.handle_timeout(now);
         self.tidy(now);
+        self.look_at_memory(now);
         if self.logs.restart_at().is_some_and(|at| at <= now)
             && let Err(why) = self.logs.start(&self.marks, self.poll.registry(), LOGGER, now)
         {
@@ -361,7 +367,10 @@ impl Daemon {
                 }
             }
             Action::Added(id) => self.provide(id, Logs::add),
-            Action::Updated(id) => self.provide(id, Logs::update),
+            Action::Updated(id) => {
+                self.provide(id, Logs::update);
+                self.mind_memory(id);
+            }
             Action::Removed(id) => self.forget(id),
             Action::Changed(change) => self.tell_of(&change),
         }
@@ -396,6 +405,9 @@ impl Daemon {
             Phase::Starting | Phase::Stopping => log::Level::Debug,
             Phase::Running | Phase::Stopped | Phase::Exited => log::Level::Info,
         };
+        if change.to == Phase::Starting {
+            self.mind_memory(change.id);
+        }
         if !self.tell_of_conducted(change) {
             log::log!(level, "{}: {} {}", change.name, change.to, change.why);
         }

@@ -90,15 +90,15 @@ impl Daemon {
                 if self.planner.is_some() || self.start_over() {
                     return;
                 }
+                if self.exit_status == 0 {
+                    self.exit_status = finish.exit.as_ref().map_or(0, status_of);
+                }
                 if self.conductor.is_some() {
                     // What programs have left running is none of supervisord's business.
                     self.end_conducting();
                     self.logs.finish();
                     self.ending = Ending::Logs { until: now + FINISH_WITHIN };
                     return;
-                }
-                if self.exit_status == 0 {
-                    self.exit_status = finish.exit.as_ref().map_or(0, status_of);
                 }
                 self.ending = Ending::Strays { kill_at: now + STRAY_GRACE };
                 self.end_strays(libc::SIGTERM, now);

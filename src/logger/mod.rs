@@ -5,7 +5,9 @@
 //! logger loses; what is still in the pipes the next one reads.
 
 mod capture;
+mod compress;
 mod console;
+mod dress;
 pub mod protocol;
 mod rotate;
 mod sink;
@@ -22,7 +24,9 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
 use self::capture::{Capture, Piece};
+use self::compress::Compressor;
 use self::console::Console;
+use self::dress::Dress;
 use self::protocol::{COUNTED_MAX, FromLogger, LogId, MAIN, SAID_MAX, Said, ToLogger};
 use self::sink::{News, Sink};
 use self::syslog::Syslog;
@@ -55,7 +59,10 @@ struct Logger {
     console: Console,
     console_waits: bool,
     syslog: Syslog,
+    compressor: Compressor,
     finish_at: Option<Duration>,
+    /// When to write what is held back of lines that have not come whole.
+    end_lines_at: Option<Duration>,
     /// What the daemon has not had room for: it keeps the pipes until it is told that they are closed.
     outgoing: VecDeque<FromLogger>,
 }
@@ -65,6 +72,9 @@ struct Log {
     pipe: File,
     sink: Sink,
     console: bool,
+    /// What is put around its lines.
+    dress: Option<Box<Dress>>,
+    stream: &'static str,
     filter: Option<Box<Filter>>,
     /// The pipe has been made larger.
     grown: bool,
@@ -74,13 +84,14 @@ struct Log {
 /// What happens to output on its way to a log, where a supervisord.conf asks for it.
 struct Filter {
     wants: LogExtras,
-    channel: &'static str,
     capture: Option<Capture>,
     /// The beginning of a line for syslog.
     open_line: Vec<u8>,
 }
 
 const LINK: Token = Token(0);
+/// Far beyond the number of any log.
+const COMPRESSED: Token = Token(usize::MAX >> 1);
 
 impl Logger {
     fn new(link: OwnedFd, colour: bool) -> io::Result<Logger> {
@@ -95,7 +106,9 @@ impl Logger {
             console: Console::new(colour),
             console_waits: false,
             syslog: Syslog::new("supervisord"),
+            compressor: Compressor::default(),
             finish_at: None,
+            end_lines_at: None,
             outgoing: VecDeque::new(),
         })
     }
@@ -117,6 +130,7 @@ impl Logger {
                         self.flush();
                         self.hear();
                     }
+                    COMPRESSED => self.have_compressed(),
                     Token(id) => self.busy.push(LogId(id as u64)),
                 }
             }
@@ -137,6 +151,7 @@ impl Logger {
                 std::thread::sleep(GATHER_FOR);
             }
         }
+        self.compressor.give_up();
         Ok(())
     }
 
@@ -148,13 +163,24 @@ impl Logger {
     fn until_next_deadline(&self) -> Option<Duration> {
         let console = self.console_waits.then(|| clock::since_boot() + CONSOLE_RETRY);
         let retries = self.logs.values().filter_map(|log| log.sink.retry_at());
-        retries.chain(self.finish_at).chain(console).min().map(|at| at.saturating_sub(clock::since_boot()))
+        retries
+            .chain(self.finish_at)
+            .chain(self.end_lines_at)
+            .chain(console)
+            .min()
+            .map(|at| at.saturating_sub(clock::since_boot()))
     }
 
     fn handle_timeouts(&mut self) {
         let now = clock::since_boot();
         if self.console_waits {
             self.console_waits = self.console.flush();
+        }
+        if self.end_lines_at.is_some_and(|at| at <= now) {
+            self.end_lines_at = None;
+            for id in self.logs.keys().copied().collect::<Vec<_>>() {
+                self.end_line(id);
+            }
         }
         let due: Vec<LogId> = self
             .logs
@@ -215,6 +241,7 @@ impl Logger {
             }
             ToLogger::Update { id, label, spec } => {
                 if let Some(log) = self.logs.get_mut(&id) {
+                    log.dress = Dress::of(&spec, &label, log.stream);
                     log.label = label;
                     log.console = spec.console;
                     if let (Some(filter), Some(extras)) = (&mut log.filter, &spec.extras) {
@@ -258,18 +285,23 @@ impl Logger {
         self.poll.registry().register(&mut SourceFd(&fd.as_raw_fd()), token, Interest::READABLE)?;
         self.console.name(&label);
         let console = spec.console;
+        let stream = if stderr { "stderr" } else { "stdout" };
+        let dress = Dress::of(&spec, &label, stream);
         let filter = spec.extras.clone().filter(|_| id != MAIN).map(|wants| {
             let capture = (wants.capture > 0).then(|| Capture::new(wants.capture));
-            let channel = if stderr { "stderr" } else { "stdout" };
-            Box::new(Filter { wants: *wants, channel, capture, open_line: Vec::new() })
+            Box::new(Filter { wants: *wants, capture, open_line: Vec::new() })
         });
         let is_made_now = spec.extras.as_ref().is_some_and(|extras| extras.auto);
         let mut sink = Sink::new(spec);
         if is_made_now {
             sink.touch();
         }
-        self.logs.insert(id, Log { label, pipe: fd.into(), sink, console, filter, grown: false, ended: false });
+        self.logs.insert(
+            id,
+            Log { label, pipe: fd.into(), sink, console, dress, stream, filter, grown: false, ended: false },
+        );
         self.busy.push(id);
+        self.look_for_rotated(id);
         Ok(())
     }
 
@@ -289,6 +321,7 @@ impl Logger {
                         let pieces = capture.finish();
                         self.pass(id, pieces);
                     }
+                    self.end_line(id);
                     let Some(log) = self.logs.get(&id) else { return moved };
                     if log.sink.is_clean() {
                         self.close(id);
@@ -303,6 +336,12 @@ impl Logger {
                         self.filter(id, &bytes);
                         continue;
                     }
+                    if log.dress.is_some() {
+                        let bytes = bytes.to_vec();
+                        let news = self.put(id, &bytes);
+                        self.report(id, news);
+                        continue;
+                    }
                     let news = log.sink.write(bytes);
                     if id == MAIN && log.console {
                         self.console.write_plain(bytes);
@@ -311,6 +350,7 @@ impl Logger {
                         self.console.write(id, &log.label, bytes);
                         self.console_waits = self.console.flush();
                     }
+                    let has_rotated = log.sink.has_to_compress();
                     if length >= PIPE_FULL && !log.grown {
                         // A busy one. Only the pipe's memory grows, and only while it is full; a user's allowance
                         // may be used up (pipe(7)), which is no reason to complain.
@@ -322,6 +362,9 @@ impl Logger {
                     }
                     if news.is_some() {
                         self.report(id, news);
+                    }
+                    if has_rotated {
+                        self.look_for_rotated(id);
                     }
                     // That was all there was; the next write wakes us. To go on at once would be to fight with a
                     // program that writes 100 bytes at a time for the pipe's lock, and to get 100 bytes each time.
@@ -335,6 +378,74 @@ impl Logger {
         }
         self.busy.push(id);
         moved
+    }
+
+    /// Writes bytes of a log that has something put around its lines, or a filter.
+    fn put(&mut self, id: LogId, bytes: &[u8]) -> Option<News> {
+        let log = self.logs.get_mut(&id)?;
+        let dressed = log.dress.as_mut().map(|dress| (dress.put(bytes), dress.is_json()));
+        let written = dressed.as_ref().map_or(bytes, |(dressed, _)| dressed);
+        let news = log.sink.write(written);
+        if log.console {
+            match &dressed {
+                Some((lines, true)) => self.console.write_plain(lines),
+                _ => self.console.write(id, &log.label, bytes),
+            }
+            self.console_waits = self.console.flush();
+        }
+        if self.end_lines_at.is_none() && log.dress.as_ref().is_some_and(|dress| dress.holds_back()) {
+            self.end_lines_at = Some(clock::since_boot() + HOLD_BACK);
+        }
+        self.look_for_rotated(id);
+        news
+    }
+
+    /// What there is of a line that was held back.
+    fn end_line(&mut self, id: LogId) {
+        let Some(log) = self.logs.get_mut(&id) else { return };
+        let Some(rest) = log.dress.as_mut().map(|dress| dress.finish()).filter(|rest| !rest.is_empty()) else { return };
+        let news = log.sink.write(&rest);
+        if log.console {
+            self.console.write_plain(&rest);
+            self.console_waits = self.console.flush();
+        }
+        self.report(id, news);
+    }
+
+    fn look_for_rotated(&mut self, id: LogId) {
+        if self.logs.get_mut(&id).is_some_and(|log| log.sink.take_has_to_compress()) {
+            self.compressor.want(id);
+            self.compress_next();
+        }
+    }
+
+    fn compress_next(&mut self) {
+        while let Some(id) = self.compressor.next() {
+            let Some((file, new, how)) = self.logs.get(&id).and_then(|log| log.sink.to_compress()) else { continue };
+            let started = self.compressor.start(id, &file, new, how).and_then(|answer| {
+                let fd = answer.as_raw_fd();
+                self.poll.registry().register(&mut SourceFd(&fd), COMPRESSED, Interest::READABLE)
+            });
+            if let Err(why) = started {
+                log::warn!("cannot compress {}: {why}", file.display());
+                self.compressor.give_up();
+            }
+        }
+    }
+
+    fn have_compressed(&mut self) {
+        let Some((job, is_good)) = self.compressor.finish() else { return };
+        let _ = self.poll.registry().deregister(&mut SourceFd(&job.as_raw_fd()));
+        if let Some(log) = self.logs.get(&job.log).filter(|_| is_good) {
+            match log.sink.compressed(&job.packed) {
+                // There may be more of them.
+                Ok(()) => self.compressor.want(job.log),
+                Err(why) => log::warn!("cannot put {} in its place: {why}", job.packed.new.display()),
+            }
+        } else {
+            let _ = std::fs::remove_file(&job.packed.new);
+        }
+        self.compress_next();
     }
 
     fn close(&mut self, id: LogId) {
@@ -381,8 +492,11 @@ impl Logger {
                 }
             };
             let bytes = if filter.wants.strip_ansi { capture::strip_ansi(&bytes) } else { bytes };
-            let news = log.sink.write(&bytes);
-            if filter.wants.syslog {
+            let (wants_syslog, echo, events) = (filter.wants.syslog, filter.wants.echo, filter.wants.events);
+            let news = self.put(id, &bytes);
+            let Some(log) = self.logs.get_mut(&id) else { return };
+            let Some(filter) = &mut log.filter else { return };
+            if wants_syslog {
                 filter.open_line.extend_from_slice(&bytes);
                 while let Some(end) = filter.open_line.iter().position(|&b| b == b'\n') {
                     let line: Vec<u8> = filter.open_line.drain(..=end).collect();
@@ -391,9 +505,8 @@ impl Logger {
                 let over = filter.open_line.len().saturating_sub(SYSLOG_LINE_MAX);
                 filter.open_line.drain(..over);
             }
-            let (echo, events) = (filter.wants.echo, filter.wants.events);
             if echo {
-                let text = format!("'{}' {} output:\n{}", log.label, filter.channel, String::from_utf8_lossy(&bytes));
+                let text = format!("'{}' {} output:\n{}", log.label, log.stream, String::from_utf8_lossy(&bytes));
                 self.echo(&text);
             }
             if events {
@@ -492,4 +605,6 @@ const HOT_AFTER: u32 = 4;
 const BULK: usize = 64 << 10;
 const GATHER: usize = 256 << 10;
 const GATHER_FOR: Duration = Duration::from_micros(250);
+/// How long the beginning of a line waits for its end, where lines are written whole.
+const HOLD_BACK: Duration = Duration::from_secs(1);
 const CONSOLE_RETRY: Duration = Duration::from_millis(20);

@@ -46,14 +46,44 @@ pub fn backup(path: &Path, n: u32) -> PathBuf {
     name.into()
 }
 
-/// The renames of one rotation, in order. The gaps a crash has left are closed on the way: only files that exist
-/// move, and each to the next number.
-pub fn renames(path: &Path, backups: u32, exists: impl Fn(&Path) -> bool) -> Vec<(PathBuf, PathBuf)> {
+/// The ends that the name of a rotated file may have: it is as it was written, or compressed.
+pub const SUFFIXES: [&str; 3] = ["", ".gz", ".zst"];
+
+/// The files that are the n-th rotated one, however they are kept: one, but for what a crash has left.
+pub fn kept<'a>(
+    path: &'a Path,
+    n: u32,
+    exists: &'a dyn Fn(&Path) -> bool,
+) -> impl Iterator<Item = (&'static str, PathBuf)> + 'a {
+    SUFFIXES.into_iter().map(move |suffix| (suffix, with(backup(path, n), suffix))).filter(|(_, file)| exists(file))
+}
+
+pub fn with(path: PathBuf, suffix: &str) -> PathBuf {
+    let mut name = path.into_os_string();
+    name.push(suffix);
+    name.into()
+}
+
+/// What one rotation does, in order.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Shift {
+    pub removed: Vec<PathBuf>,
+    pub renamed: Vec<(PathBuf, PathBuf)>,
+}
+
+/// The gaps a crash has left are closed on the way: only files that exist move, and each to the next number.
+pub fn shift(path: &Path, backups: u32, exists: &dyn Fn(&Path) -> bool) -> Shift {
     // Up to the first number that is free: what is beyond it need not move.
-    let free = (1..backups).find(|&n| !exists(&backup(path, n))).unwrap_or(backups);
-    let mut moves: Vec<_> = (1..free).rev().map(|n| (backup(path, n), backup(path, n + 1))).collect();
+    let free = (1..backups).find(|&n| kept(path, n, exists).next().is_none()).unwrap_or(backups);
+    let oldest = kept(path, free, exists).map(|(_, file)| file);
+    let mut moves: Vec<(PathBuf, PathBuf)> = Vec::new();
+    for n in (1..free).rev() {
+        moves.extend(kept(path, n, exists).map(|(suffix, file)| (file, with(backup(path, n + 1), suffix))));
+    }
     moves.push((path.to_owned(), backup(path, 1)));
-    moves
+    // What is renamed over goes by itself, and is there until then.
+    let removed = oldest.filter(|file| !moves.iter().any(|(_, to)| to == file)).collect();
+    Shift { removed, renamed: moves }
 }
 
 #[cfg(test)]
@@ -111,11 +141,18 @@ mod tests {
 
     #[test]
     fn the_newest_backup_is_number_one_and_the_oldest_goes() {
-        let names = |moves: Vec<(PathBuf, PathBuf)>| -> Vec<String> {
-            moves.iter().map(|(a, b)| format!("{}>{}", a.display(), b.display())).collect()
+        let names = |backups: u32, there: &[&str]| -> (Vec<String>, Vec<String>) {
+            let shift = shift(Path::new("l"), backups, &|path| there.iter().any(|name| path == Path::new(name)));
+            let moves = shift.renamed.iter().map(|(a, b)| format!("{}>{}", a.display(), b.display())).collect();
+            (shift.removed.iter().map(|file| file.display().to_string()).collect(), moves)
         };
-        assert_eq!(names(renames(Path::new("l"), 3, |_| true)), ["l.2>l.3", "l.1>l.2", "l>l.1"]);
-        assert_eq!(names(renames(Path::new("l"), 3, |p| p == Path::new("l.2"))), ["l>l.1"]);
-        assert_eq!(names(renames(Path::new("l"), 1, |_| true)), ["l>l.1"]);
+        let moves = |backups, there: &[&str]| names(backups, there).1;
+        assert_eq!(moves(3, &["l.1", "l.2", "l.3"]), ["l.2>l.3", "l.1>l.2", "l>l.1"]);
+        assert_eq!(moves(3, &["l.2"]), ["l>l.1"]);
+        assert_eq!(moves(1, &["l.1"]), ["l>l.1"]);
+        let packed = names(3, &["l.1", "l.2.gz", "l.3.gz", "l.3.zst"]);
+        assert_eq!(packed.0, ["l.3.zst"], "what nothing is renamed over");
+        assert_eq!(packed.1, ["l.2.gz>l.3.gz", "l.1>l.2", "l>l.1"]);
+        assert_eq!(names(1, &["l.1.gz"]), (vec!["l.1.gz".into()], vec!["l>l.1".into()]));
     }
 }

@@ -4,11 +4,12 @@ use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::rotate::{Cut, LINE_MAX, backup, cut, renames};
-use crate::plan::{LogSpec, OnFull};
+use super::compress::{self, Packed};
+use super::rotate::{Cut, LINE_MAX, backup, cut, kept, shift, with};
+use crate::plan::{Compress, LogSpec, OnFull};
 use crate::sys::{self, clock};
 
 pub struct Sink {
@@ -19,7 +20,8 @@ pub struct Sink {
     open_line: u64,
     looked_at: Duration,
     trouble: Option<Trouble>,
-    at_line_start: bool,
+    /// A rotated file is to be compressed.
+    has_to_compress: bool,
     /// A device, a pipe or our own output: it is neither rotated nor waited for.
     is_stream: bool,
     written: u64,
@@ -49,13 +51,14 @@ pub enum News {
 impl Sink {
     pub fn new(spec: LogSpec) -> Sink {
         Sink {
+            // What an earlier logger has left as it was.
+            has_to_compress: spec.compress != Compress::None,
             spec,
             file: None,
             size: 0,
             open_line: 0,
             looked_at: Duration::ZERO,
             trouble: None,
-            at_line_start: true,
             is_stream: false,
             written: 0,
             lost: 0,
@@ -118,14 +121,6 @@ impl Sink {
 
     pub fn write(&mut self, bytes: &[u8]) -> Option<News> {
         self.spec.file()?;
-        if self.spec.timestamps {
-            let stamped = self.stamp(bytes);
-            return self.write_raw(&stamped);
-        }
-        self.write_raw(bytes)
-    }
-
-    fn write_raw(&mut self, bytes: &[u8]) -> Option<News> {
         if let Some(trouble) = &mut self.trouble {
             let before = trouble.dropped;
             trouble.hold(bytes, self.spec.on_full);
@@ -396,7 +391,10 @@ impl Sink {
             return Ok(());
         }
         self.file = None;
-        for (from, to) in renames(&self.spec.path, self.spec.backups, |p| p.exists()) {
+        self.has_to_compress = self.spec.compress != Compress::None;
+        let shift = shift(&self.spec.path, self.spec.backups, &exists);
+        shift.removed.iter().for_each(|file| drop(fs::remove_file(file)));
+        for (from, to) in shift.renamed {
             match fs::rename(&from, &to) {
                 Err(why) if why.kind() != io::ErrorKind::NotFound => return Err(why),
                 _ => {}
@@ -412,8 +410,7 @@ impl Sink {
             return;
         }
         let mut total = self.spec.max_bytes;
-        for n in 1..=self.spec.backups {
-            let file = backup(&self.spec.path, n);
+        for (_, file) in (1..=self.spec.backups).flat_map(|n| kept(&self.spec.path, n, &exists)) {
             let Ok(meta) = fs::metadata(&file) else { continue };
             total += meta.len();
             let age = clock::wall().saturating_sub(Duration::from_secs(u64::try_from(meta.mtime()).unwrap_or(0)));
@@ -425,22 +422,38 @@ impl Sink {
     }
 
     fn drop_oldest_backup(&self) -> bool {
-        let oldest = (1..=self.spec.backups).rev().map(|n| backup(&self.spec.path, n)).find(|file| file.exists());
-        oldest.is_some_and(|file| fs::remove_file(file).is_ok())
+        let oldest = (1..=self.spec.backups).rev().find_map(|n| kept(&self.spec.path, n, &exists).next());
+        oldest.is_some_and(|(_, file)| fs::remove_file(file).is_ok())
     }
 
-    /// Puts the time in front of each line.
-    fn stamp(&mut self, bytes: &[u8]) -> Vec<u8> {
-        let stamp = format!("{:.3} ", jiff::Timestamp::now());
-        let mut out = Vec::with_capacity(bytes.len() + bytes.len() / 4);
-        for line in bytes.split_inclusive(|&b| b == b'\n') {
-            if self.at_line_start {
-                out.extend_from_slice(stamp.as_bytes());
-            }
-            out.extend_from_slice(line);
-            self.at_line_start = line.ends_with(b"\n");
-        }
-        out
+    pub fn has_to_compress(&self) -> bool {
+        self.has_to_compress
+    }
+
+    /// The same, told once.
+    pub fn take_has_to_compress(&mut self) -> bool {
+        std::mem::take(&mut self.has_to_compress)
+    }
+
+    /// The oldest rotated file that is as it was written, and the name of what its copy is made as.
+    pub fn to_compress(&self) -> Option<(PathBuf, PathBuf, Compress)> {
+        let how = self.spec.compress;
+        let path = self.spec.file().filter(|_| how != Compress::None && !self.is_stream)?;
+        let plain = (1..=self.spec.backups).rev().map(|n| backup(path, n)).find(|file| file.exists())?;
+        Some((plain, with(path.to_owned(), &format!(".new{}", compress::suffix(how))), how))
+    }
+
+    /// A compressed copy is there: it takes the place of its original, whatever number that has by now.
+    pub fn compressed(&self, packed: &Packed) -> io::Result<()> {
+        let is_it = |file: &PathBuf| fs::symlink_metadata(file).is_ok_and(|meta| meta.ino() == packed.inode);
+        let original = (1..=self.spec.backups).map(|n| backup(&self.spec.path, n)).find(is_it);
+        let Some(original) = original else {
+            // It was the oldest, and has gone.
+            return fs::remove_file(&packed.new);
+        };
+        // First the copy: a crash in between leaves both, and nothing is lost.
+        fs::rename(&packed.new, with(original.clone(), packed.suffix))?;
+        fs::remove_file(original)
     }
 }
 
@@ -463,6 +476,10 @@ impl Trouble {
             }
         }
     }
+}
+
+fn exists(path: &Path) -> bool {
+    path.exists()
 }
 
 fn gap_line(trouble: &Trouble, mid_line: bool) -> Vec<u8> {

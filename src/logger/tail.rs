@@ -8,6 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
+use super::compress;
 use crate::sys::watch::Watch;
 
 /// What to show.
@@ -59,9 +60,13 @@ pub fn tail(folder: &Path, wanted: &Wanted, show: &mut Show<'_>) -> io::Result<(
                     if file.is_another(&path) {
                         // Rotated: the rest of the old file was read above and again here, until it is certain that
                         // the logger has left it. Rotations that came in between are read from the backups.
-                        for missed in between(&path, file.inode) {
-                            file.switch(&missed)?;
-                            file.read_on(&name, show)?;
+                        for missed in between(&path, file) {
+                            if missed.1.is_empty() {
+                                file.switch(&missed.0)?;
+                                file.read_on(&name, show)?;
+                            } else {
+                                file.read_compressed(&missed.0, &name, show)?;
+                            }
                         }
                         file.switch(&path)?;
                         file.read_on(&name, show)?;
@@ -174,18 +179,35 @@ impl Followed {
                 return Ok(());
             }
             self.at += length as u64;
-            for piece in block[..length].split_inclusive(|&b| b == b'\n') {
-                self.open.extend_from_slice(piece);
-                if self.open.ends_with(b"\n") {
-                    self.open.pop();
-                    show(name, &self.open)?;
-                    self.open.clear();
-                } else if self.open.len() > LINE_MAX {
-                    show(name, &self.open)?;
-                    self.open.clear();
-                }
+            self.take(&block[..length], name, show)?;
+        }
+    }
+
+    /// A rotated file that was compressed before anybody looked at it.
+    fn read_compressed(&mut self, path: &Path, name: &str, show: &mut Show<'_>) -> io::Result<()> {
+        let Ok(reader) = compress::reader(path) else { return Ok(()) };
+        // Whoever may write to the folder could have put anything there.
+        let mut reader = reader.take(UNPACKED_MAX);
+        let mut block = vec![0; 64 << 10];
+        while let Ok(length @ 1..) = reader.read(&mut block) {
+            self.take(&block[..length], name, show)?;
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, bytes: &[u8], name: &str, show: &mut Show<'_>) -> io::Result<()> {
+        for piece in bytes.split_inclusive(|&b| b == b'\n') {
+            self.open.extend_from_slice(piece);
+            if self.open.ends_with(b"\n") {
+                self.open.pop();
+                show(name, &self.open)?;
+                self.open.clear();
+            } else if self.open.len() > LINE_MAX {
+                show(name, &self.open)?;
+                self.open.clear();
             }
         }
+        Ok(())
     }
 
     fn end_line(&mut self, name: &str, show: &mut Show<'_>) -> io::Result<()> {
@@ -197,16 +219,24 @@ impl Followed {
     }
 }
 
-/// The rotated files that are newer than the one with this inode, oldest first.
-fn between(path: &Path, inode: u64) -> Vec<PathBuf> {
+/// The rotated files that are newer than the one that was read so far, oldest first, with the end of their names.
+fn between(path: &Path, read: &Followed) -> Vec<(PathBuf, &'static str)> {
+    let written_at = read.file.metadata().and_then(|meta| meta.modified()).ok();
     let mut newer = Vec::new();
     for n in 1..1000 {
-        let file = super::rotate::backup(path, n);
-        match fs::symlink_metadata(&file) {
-            Ok(meta) if meta.ino() != inode => newer.push(file),
-            // The one that was read so far, or nothing more: in that case it has been deleted already.
-            _ => break,
+        let exists = |file: &Path| fs::symlink_metadata(file).is_ok();
+        let Some((suffix, file)) = super::rotate::kept(path, n, &exists).next() else { break };
+        let Ok(meta) = fs::symlink_metadata(&file) else { break };
+        // A compressed file is another one, but keeps the time at which its original was written last.
+        let is_read = match suffix {
+            "" => meta.ino() == read.inode,
+            _ => written_at.is_none_or(|at| meta.modified().is_ok_and(|its| its <= at)),
+        };
+        // The one that was read so far, or nothing more: in that case it has been deleted already.
+        if is_read {
+            break;
         }
+        newer.push((file, suffix));
     }
     newer.reverse();
     newer
@@ -250,11 +280,50 @@ fn is_wanted(folder: &Path, path: &Path, wanted: &Wanted) -> Option<String> {
 
 const LINE_MAX: usize = 64 << 10;
 const LOOK_BACK_MAX: u64 = 16 << 20;
+/// What is read of a compressed file.
+const UNPACKED_MAX: u64 = 1 << 30;
 const ENTRIES_MAX: usize = 10_000;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rotations_that_were_missed_are_read_from_the_backups_compressed_or_not() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("web.log");
+        let now = std::time::SystemTime::now();
+        let gzip = |name: &str, text: &str, age: u64| {
+            use std::io::Write;
+            let file = File::create(dir.path().join(name)).expect("a file");
+            let mut packed = flate2::write::GzEncoder::new(file, flate2::Compression::fast());
+            packed.write_all(text.as_bytes()).expect("written");
+            packed.finish().and_then(|file| file.set_modified(now - Duration::from_secs(age))).expect("set");
+        };
+        fs::write(&path, "first\n").expect("written");
+        let mut file = Followed::open(&path).expect("there");
+        file.file.set_modified(now - Duration::from_secs(60)).expect("ours");
+        fs::remove_file(&path).expect("it becomes web.log.3.gz");
+        gzip("web.log.4.gz", "older\n", 90);
+        gzip("web.log.3.gz", "first\n", 60);
+        gzip("web.log.2.gz", "second\n", 30);
+        fs::write(dir.path().join("web.log.1"), "third\n").expect("written");
+        fs::write(&path, "fourth\n").expect("written");
+        let names = |file: &Followed| -> Vec<String> {
+            between(&path, file).iter().map(|(file, _)| file.file_name().unwrap().to_string_lossy().into()).collect()
+        };
+        assert_eq!(names(&file), ["web.log.2.gz", "web.log.1"]);
+        let mut seen = Vec::new();
+        let packed = dir.path().join("web.log.2.gz");
+        let show: &mut Show<'_> = &mut |_, line| {
+            seen.push(String::from_utf8_lossy(line).into_owned());
+            Ok(())
+        };
+        file.read_compressed(&packed, "web", show).expect("read");
+        assert_eq!(seen, ["second"]);
+        assert_eq!(name_of(dir.path(), &packed), None);
+        assert_eq!(name_of(dir.path(), &dir.path().join("web.log.new.gz")), None);
+    }
 
     #[test]
     fn since_leaves_out_lines_with_an_older_stamp_and_files_that_were_not_written_since() {

@@ -4,6 +4,7 @@
 //! files, postinstall. Nothing about processes is looked up before postinstall is over: it may create `~/run` and
 //! `~/profile` (reference/dotcloud.md §2).
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
@@ -71,7 +72,10 @@ pub fn prepare(
     warn(warnings);
     for (instance, placement) in plan.instances.iter().zip(&placements) {
         make_log_dir(instance);
-        let variables = config::variables(&stack, &placements, settings, &ports, placement);
+        let mut variables = config::variables(&stack, &placements, settings, &ports, placement);
+        let known: BTreeSet<String> = variables.iter().map(|(name, _)| name.clone()).collect();
+        let elsewhere = config::from_elsewhere(&stack, &placements, &own);
+        variables.extend(elsewhere.into_iter().filter(|(name, _)| !known.contains(name)));
         let (json, yml) = config::environment_files(&variables);
         write_files(instance, &json, &yml).map_err(|(path, why)| {
             Refused::one(111, format!("{}: cannot write {}: {}", instance.name, path.display(), describe(&why)))

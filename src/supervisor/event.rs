@@ -157,6 +157,8 @@ pub enum Event {
     Swept(Run, Vec<Survivor>),
     /// READY=1 on the notify socket.
     HeardReady(Run),
+    /// This run does not work as it should, for a reason in words: it is restarted.
+    Unwell(Run, String),
     /// What a probe has to say (`connection refused`), before it ends. Only for people: its exit code is its answer.
     ProbeSaid {
         run: Run,

@@ -165,6 +165,14 @@ impl Process {
         }
     }
 
+    pub(super) fn found_unwell(&mut self, from: Run, why: String, common: &mut Common) -> bool {
+        let is_it = self.run() == Some(from) && self.phase() != Phase::Stopping && self.goal == Goal::Up;
+        if is_it {
+            self.begin_stop(Then::Unhealthy, why, common);
+        }
+        is_it
+    }
+
     pub(super) fn probe_said(&mut self, run: Run, note: &str) -> bool {
         match &mut self.state {
             State::Starting { awaits: Awaits::Probe { inquiry, .. }, .. }

@@ -150,6 +150,7 @@ impl Supervisor {
             Event::Exited(run, exit) => self.ask(run, |process, common| process.exited(run, exit, common)),
             Event::Swept(run, left) => self.ask(run, |process, common| process.swept(run, left, common)),
             Event::HeardReady(run) => self.ask(run, |process, common| process.heard_ready(run, common)),
+            Event::Unwell(run, why) => self.ask(run, |process, common| process.found_unwell(run, why, common)),
             Event::ProbeSaid { run, note } => self.ask(run, |process, _| process.probe_said(run, &note)),
         };
         self.table.unsettled |= noticed;

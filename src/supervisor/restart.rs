@@ -60,6 +60,9 @@ fn after_death_by_supervisord(
     lived: Duration,
     early: bool,
 ) -> Verdict {
+    if policy.oneshot && expected(policy, exit) {
+        return Verdict::Ended;
+    }
     if early || matches!(exit, Exit::CannotExec { .. }) {
         return try_later(policy, record);
     }

@@ -475,6 +475,27 @@ fn so_many_bad_answers_in_a_row_are_a_restart() {
 }
 
 #[test]
+fn a_run_that_is_found_unwell_is_restarted_and_a_late_word_about_it_changes_nothing() {
+    let mut world = lived(process("web"), [life(), life()]);
+    world.run_for(5.secs());
+    let run = world.row("web").run().expect("it runs");
+    for _ in 0..2 {
+        world.tell(Event::Unwell(run, "memory: 2 MB, its limit is 1 MB".into()));
+        world.run_for(5.secs());
+    }
+    tells(
+        &mut world,
+        "0.0 web STARTING starts
+         1.0 web RUNNING up after 1.0s
+         5.0 web <- SIGTERM
+         5.0 web STOPPING memory: 2 MB, its limit is 1 MB; SIGTERM, SIGKILL after 10s
+         5.0 web STOPPED stopped: killed by SIGTERM (15)
+         5.0 web STARTING starts again (restart 1)
+         6.0 web RUNNING up after 1.0s",
+    );
+}
+
+#[test]
 fn a_process_that_drains_is_not_ready_and_gets_its_signal_later() {
     let mut world = World::with([process("web").drains(3.secs())]);
     world.run_for(5.secs());

@@ -644,11 +644,12 @@ impl World {
         if self.supervisor.process(run.job.process()).and_then(state_run) == Some(run) {
             return;
         }
-        let event = match self.dice.below(5) {
+        let event = match self.dice.below(6) {
             0 => Event::Exited(run, Exit::Code(0)),
             1 => Event::Exited(run, Exit::CannotExec { stage: "exec".into(), errno: 2 }),
             2 => Event::Swept(run, Vec::new()),
             3 => Event::HeardReady(run),
+            4 => Event::Unwell(run, "late".into()),
             _ => Event::ProbeSaid { run, note: "late".into() },
         };
         self.settle();
@@ -724,19 +725,13 @@ pub fn process(name: &str) -> Spec {
         program: None,
         ready: None,
         health: None,
+        memory_limit: None,
         pidfile: None,
         log: LogSpec {
             path: format!("/log/{name}.log").into(),
-            stderr: None,
-            extras: None,
             max_bytes: 50 << 20,
             backups: 10,
-            max_total: 0,
-            max_age: None,
-            timestamps: false,
-            on_full: crate::plan::OnFull::Block,
-            console: false,
-            owner: None,
+            ..LogSpec::default()
         },
         name,
     }

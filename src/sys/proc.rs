@@ -130,6 +130,32 @@ fn parse_lock_limits(text: &[u8]) -> Option<(u64, u64)> {
     Some((number()?, number()?))
 }
 
+/// Resident memory of a process, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    pub anonymous: u64,
+    /// Of files and shared memory, which others may have too.
+    pub shared: u64,
+}
+
+/// Told without waiting for a lock of that process, unlike what /proc/PID/smaps tells. proc_pid_status(5).
+pub fn memory(pid: i32) -> Option<Memory> {
+    let mut text = Vec::new();
+    // The list of groups in it may be long.
+    fs::File::open(format!("/proc/{pid}/status")).ok()?.take(1 << 20).read_to_end(&mut text).ok()?;
+    parse_memory(&text)
+}
+
+fn parse_memory(text: &[u8]) -> Option<Memory> {
+    let text = String::from_utf8_lossy(text);
+    let kilobytes = |key: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
+        line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()
+    };
+    let (files, shared) = (kilobytes("RssFile")?, kilobytes("RssShmem")?);
+    Some(Memory { anonymous: kilobytes("RssAnon")? << 10, shared: (files + shared) << 10 })
+}
+
 /// What a descriptor of another process refers to, such as `pipe:[4711]`.
 pub fn fd_target(pid: i32, fd: i32, as_user: Option<(u32, u32)>) -> io::Result<String> {
     with_user(as_user, || Ok(fs::read_link(format!("/proc/{pid}/fd/{fd}"))?.to_string_lossy().into_owned()))
@@ -237,6 +263,15 @@ mod tests {
             assert_eq!(parse_lock_limits(text), None);
         }
         assert_eq!(lock_limits(std::process::id() as i32), crate::sys::limits::locks().ok());
+    }
+
+    #[test]
+    fn resident_memory_is_told_by_its_kinds() {
+        let text = b"Name:\tx\nVmRSS:\t   12 kB\nRssAnon:\t    1 kB\nRssFile:\t    4 kB\nRssShmem:\t    7 kB\n";
+        assert_eq!(parse_memory(text), Some(Memory { anonymous: 1 << 10, shared: 11 << 10 }));
+        // A kernel thread, or one that is over, has none.
+        assert_eq!(parse_memory(b"Name:\tkthreadd\nRssAnon:\tx kB\n"), None);
+        assert!(memory(std::process::id() as i32).is_some_and(|own| own.anonymous > 100_000));
     }
 
     #[test]

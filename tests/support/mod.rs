@@ -65,6 +65,33 @@ pub fn which(program: &str) -> Option<PathBuf> {
         .find(|p| p.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0))
 }
 
+/// A virtual environment of Python with these packages from PyPI, each list of words for one `pip install`; made once,
+/// and kept under a name that says which versions it has.
+pub fn venv(name: &str, installs: &[&[&str]]) -> Option<PathBuf> {
+    if !need("python3") {
+        return None;
+    }
+    let venv = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    if venv.join("complete").exists() {
+        return Some(venv);
+    }
+    let run = |program: &Path, args: &[&str]| {
+        Command::new(program).args(args).stdout(Stdio::null()).status().is_ok_and(|status| status.success())
+    };
+    let pip = |words: &&[&str]| {
+        run(&venv.join("bin/pip"), &[&["install", "-q", "--disable-pip-version-check"], *words].concat())
+    };
+    let made =
+        run(Path::new("python3"), &["-m", "venv", "--clear", &venv.to_string_lossy()]) && installs.iter().all(pip);
+    assert!(made || !in_ci(), "cannot make a virtual environment with {installs:?}");
+    if !made {
+        eprintln!("\n==== SKIP: no virtual environment with {installs:?}, this test proves nothing ====\n");
+        return None;
+    }
+    fs::write(venv.join("complete"), "").expect("the scratch directory takes a file");
+    Some(venv)
+}
+
 /// The stage prop: one static C program that is every kind of process a test needs; see `prop.c`.
 pub fn prop() -> &'static str {
     static PROP: OnceLock<String> = OnceLock::new();
