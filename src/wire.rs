@@ -35,8 +35,15 @@ pub struct Process {
     pub logfile: String,
     pub stderr_logfile: Option<String>,
     pub command: String,
+    /// Whether it starts by itself: false as its configuration says, or because it was disabled.
+    #[serde(default = "yes")]
+    pub autostart: bool,
     /// A trouble that does not stop it: a log that cannot be written, a limit that could not be set.
     pub troubles: Vec<String>,
+}
+
+fn yes() -> bool {
+    true
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

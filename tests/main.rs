@@ -32,4 +32,5 @@ mod stop;
 mod supervise;
 mod supervisorctl;
 mod supervisord;
+mod supervisord_own;
 mod systemd;

@@ -161,6 +161,33 @@ pub fn act(daemon: &Daemon, act: &Act<'_>) -> Answer {
     Ok(status)
 }
 
+/// One after the other; the first that does not come back ends it, and the others stay as they are.
+pub fn roll(daemon: &Daemon, names: &[String], timeout: Option<f64>, json: bool) -> Answer {
+    let processes: Vec<Process> = daemon.get(&format!("/v1/processes{}", query("name", names)))?;
+    let names: Vec<String> = processes.iter().map(|p| format!("{}:{}", p.group, p.process)).collect();
+    for (nth, name) in names.iter().enumerate() {
+        let names_of_one = std::slice::from_ref(name);
+        let status =
+            act(daemon, &Act { verb: "restart", names: names_of_one, signal: None, wait: true, timeout, json })?;
+        if status != 0 {
+            let rest: Vec<&str> = processes[nth + 1..].iter().map(|p| p.name.as_str()).collect();
+            if !rest.is_empty() {
+                eprintln!("hob: not restarted: {}", rest.join(", "));
+            }
+            return Ok(status);
+        }
+    }
+    Ok(0)
+}
+
+/// Whether processes start by themselves, and with `now` whether they run.
+pub fn set_enabled(daemon: &Daemon, is_enabled: bool, names: &[String], now: bool, json: bool) -> Answer {
+    let verbs = if is_enabled { ["enable", "start"] } else { ["disable", "stop"] };
+    let ask = |verb: &str| act(daemon, &Act { verb, names, signal: None, wait: true, timeout: None, json });
+    let status = ask(verbs[0])?;
+    if now && status == 0 { ask(verbs[1]) } else { Ok(status) }
+}
+
 pub fn instances(daemon: &Daemon) -> Result<Vec<Instance>, Failed> {
     daemon.get("/v1/instances")
 }
@@ -406,6 +433,7 @@ mod tests {
             logfile: "/l".into(),
             stderr_logfile: None,
             command: "x".into(),
+            autostart: true,
             troubles: Vec::new(),
         }
     }

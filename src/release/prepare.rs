@@ -71,10 +71,6 @@ pub fn prepare(
     let (plan, warnings) =
         config::plan(&stack, &placements, settings, &mut ports, &own).map_err(|problems| Refused::config(&problems))?;
     warn(warnings);
-    if let Err(why) = ports.save() {
-        let (dir, why) = (settings.state_dir.display(), describe(&why));
-        log::warn!("cannot write the ports to {dir}: {why}; they may differ next time");
-    }
     for (instance, placement) in plan.instances.iter().zip(&placements) {
         make_log_dir(instance);
         let mut variables = config::variables(&stack, &placements, settings, &ports, placement);
@@ -107,7 +103,7 @@ pub fn prepare(
 /// boot most likely finds the same ones without: nothing needs to wait for the disk.
 pub fn save_ports(ports: Option<Ports>) {
     if let Some(Err(why)) = ports.map(|ports| ports.save()) {
-        log::warn!("cannot keep the numbers of the ports: {why}; they may differ next time");
+        log::warn!("cannot keep the numbers of the ports: {}; they may differ next time", describe(&why));
     }
 }
 
