@@ -108,7 +108,29 @@ enum Command {
     /// Stop processes and wait until nothing of them is left
     Stop(Names),
     /// Stop and start processes, and wait until they are ready
-    Restart(Names),
+    Restart {
+        #[command(flatten)]
+        names: Names,
+        /// One after the other, each once the one before is ready again; the first that fails ends it
+        #[arg(long, conflicts_with = "no_wait")]
+        rolling: bool,
+    },
+    /// Let processes start by themselves again, as their configuration says
+    Enable {
+        #[command(flatten)]
+        names: Known,
+        /// Start them as well
+        #[arg(long)]
+        now: bool,
+    },
+    /// Keep processes from starting by themselves, over restarts of hob too
+    Disable {
+        #[command(flatten)]
+        names: Known,
+        /// Stop them as well
+        #[arg(long)]
+        now: bool,
+    },
     /// Send a signal to the process groups of processes
     Signal {
         /// A name such as HUP, or a number
@@ -203,8 +225,17 @@ struct Json {
 }
 
 #[derive(Args)]
+struct Known {
+    /// `hello`, `www:hello`, `www.0`, `www`, `all`, or a pattern such as `www:worker_*`
+    #[arg(required = true)]
+    names: Vec<String>,
+    #[command(flatten)]
+    json: Json,
+}
+
+#[derive(Args)]
 struct Names {
-    /// `hello`, `www:hello`, `www.0`, `www`, `all`
+    /// `hello`, `www:hello`, `www.0`, `www`, `all`, or a pattern such as `www:worker_*`
     #[arg(required = true)]
     names: Vec<String>,
     /// Return at once
@@ -297,7 +328,16 @@ fn run(cli: Cli) -> Result<i32, Failed> {
         Command::Why { names, json } => client::why(&daemon_at(&places)?, &names, json.json),
         Command::Start(asked) => names("start", &asked),
         Command::Stop(asked) => names("stop", &asked),
-        Command::Restart(asked) => names("restart", &asked),
+        Command::Restart { names: asked, rolling: false } => names("restart", &asked),
+        Command::Restart { names: asked, rolling: true } => {
+            client::roll(&daemon_at(&places)?, &asked.names, asked.timeout, asked.json.json)
+        }
+        Command::Enable { names, now } => {
+            client::set_enabled(&daemon_at(&places)?, true, &names.names, now, names.json.json)
+        }
+        Command::Disable { names, now } => {
+            client::set_enabled(&daemon_at(&places)?, false, &names.names, now, names.json.json)
+        }
         Command::Signal { signal, names, json } => {
             let act = Act {
                 verb: "signal",

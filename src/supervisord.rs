@@ -163,7 +163,7 @@ fn run(
             Some(MainLog::File { path, .. }) => path.parent().map_or_else(|| childlogdir.clone(), Path::to_owned),
             _ => childlogdir.clone(),
         },
-        state_dir: childlogdir,
+        state_dir: state_dir(&main, file),
         config: vec![file.to_owned()],
         roles,
         make_plan: Box::new(move |_, _, done| {
@@ -324,6 +324,23 @@ fn is_old_log(name: &str, mark: &str) -> bool {
     }
     let owner = chance.split_once('_').and_then(|(pid, _)| pid.parse::<i32>().ok()).filter(|pid| *pid > 1);
     owner.is_none_or(|pid| pid == process::pid().as_raw() || !Path::new(&format!("/proc/{pid}")).exists())
+}
+
+/// Where hob remembers what was disabled: by default a folder for each configuration file, which is made when there is
+/// something to remember.
+fn state_dir(main: &Main, file: &Path) -> PathBuf {
+    if let Some(folder) = &main.state_dir {
+        return folder.clone();
+    }
+    let base = match &main.user {
+        Some(user) if user.uid != 0 => user.home.join(".local/state/hob"),
+        _ if process::effective_uid() == 0 => PathBuf::from("/var/lib/hob"),
+        _ => std::env::var_os("XDG_STATE_HOME").filter(|dir| !dir.is_empty()).map_or_else(
+            || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".local/state/hob"),
+            |dir| PathBuf::from(dir).join("hob"),
+        ),
+    };
+    base.join("supervisord").join(std::path::absolute(file).unwrap_or_default().to_string_lossy().replace('/', "-"))
 }
 
 /// Beside what the sockets of children are made, where one asks for them.

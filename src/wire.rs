@@ -35,8 +35,15 @@ pub struct Process {
     pub logfile: String,
     pub stderr_logfile: Option<String>,
     pub command: String,
+    /// Whether it starts by itself: false as its configuration says, or because it was disabled.
+    #[serde(default = "yes")]
+    pub autostart: bool,
     /// A trouble that does not stop it: a log that cannot be written, a limit that could not be set.
     pub troubles: Vec<String>,
+}
+
+fn yes() -> bool {
+    true
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -71,9 +78,18 @@ pub struct Instance {
 pub struct Port {
     pub name: String,
     pub protocol: String,
+    /// What the instance itself listens on.
     pub port: u16,
-    /// `http://127.0.0.1:42800/`, `tcp://127.0.0.1:42801`.
+    /// `http://127.0.0.1:42800/`, `tcp://127.0.0.1:42801`: the instance itself.
     pub url: String,
+    /// Which of several instances answers at the public port: `first`, `balance` or `failover`.
+    pub mode: String,
+    /// What clients of the service connect to: the load balancer, or the instance itself. Null for an instance that is
+    /// not reached that way.
+    pub public_port: Option<u16>,
+    pub public_url: Option<String>,
+    /// Whether that is the load balancer.
+    pub balanced: bool,
 }
 
 /// `GET /v1/instances/NAME/environment`: for `hob run`. Only for root and hob's own user.

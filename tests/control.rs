@@ -357,3 +357,28 @@ fn the_openapi_file_and_the_manual_name_every_path_that_answers() {
     }
     hob.shutdown();
 }
+
+#[test]
+fn what_is_disabled_stays_down_over_restarts_and_patterns_name_several() {
+    let hob = Home::with("web_1: sleep 1000\nweb_2: sleep 1000\ndb: sleep 1000").boot();
+    for name in ["web_1", "web_2", "db"] {
+        hob.running(name);
+    }
+    let out = hob.ok(&["disable", "--now", "web_*"]).out;
+    assert!(out.contains("www:web_1: disabled\nwww:web_2: disabled\n") && out.contains("www:web_2: stopped"), "{out}");
+    assert!(hob.ok(&["why", "web_1"]).out.contains("autostart  no"));
+    let hob = hob.shutdown().into_home().boot();
+    hob.running("db");
+    assert_eq!((hob.process("web_1").state(), hob.process("web_2").state()), ("STOPPED", "STOPPED"));
+    hob.ok(&["reload"]);
+    assert_eq!(hob.process("web_1").state(), "STOPPED");
+    hob.ok(&["enable", "--now", "web_1"]);
+    let first = hob.running("web_1");
+    hob.ok(&["restart", "--rolling", "web_?", "db"]);
+    assert!(hob.running("web_1") != first && hob.process("web_2").state() == "RUNNING");
+    let hob = hob.shutdown().into_home().boot();
+    hob.running("web_1");
+    assert_eq!(hob.process("web_2").state(), "STOPPED", "it was not enabled");
+    hob.hob(&["stop", "zeb*"]).expect(1).says("no process \"zeb*\"");
+    hob.shutdown();
+}

@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::supervisord::python_clients;
+use crate::support::supervisord::python_clients;
 use crate::support::*;
 
 /// A configuration as Debian lays it out: a main file, and one for each application in conf.d. `{dir}` is filled in.

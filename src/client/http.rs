@@ -89,6 +89,14 @@ impl<R: Read> Body<R> {
 }
 
 impl Framing {
+    /// The bytes that are to come, as far as the head has told; 0 where it has not.
+    pub fn known_length(&self) -> usize {
+        match self {
+            Framing::Length(left) if *left < u64::MAX => usize::try_from(*left).unwrap_or(0),
+            _ => 0,
+        }
+    }
+
     fn is_over(&self) -> bool {
         match self {
             Framing::Length(left) => *left == 0,

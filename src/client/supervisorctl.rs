@@ -76,7 +76,7 @@ const fn action(
 }
 
 /// In the order of `help`, which does not show itself. The texts are those that users of the original know.
-pub const ACTIONS: &[Action] = &[
+const ACTIONS: &[Action] = &[
     action(
         "add",
         supervisorctl_groups::add,
@@ -216,6 +216,26 @@ pub const ACTIONS: &[Action] = &[
     action("version", version, Completes::Nothing, "version\t\t\tShow the version of the remote supervisord process"),
 ];
 
+/// Actions of our own: `help` lists what users of the original know, and tells about these when they are asked for.
+const OWN_ACTIONS: &[Action] = &[
+    action(
+        "disable",
+        supervisorctl_act::disable,
+        Completes::Processes,
+        "disable [--now] <name> [...]\tKeep processes from starting by themselves; with --now stop them too",
+    ),
+    action(
+        "enable",
+        supervisorctl_act::enable,
+        Completes::Processes,
+        "enable [--now] <name> [...]\tLet processes start by themselves again; with --now start them too",
+    ),
+];
+
+pub fn all_actions() -> impl Iterator<Item = &'static Action> {
+    ACTIONS.iter().chain(OWN_ACTIONS)
+}
+
 /// The API that both sides speak; a server of another one is not talked to.
 const API_VERSION: &str = "3.0";
 /// Of input.
@@ -260,7 +280,7 @@ impl Ctl {
         };
         let end = asked.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(asked.len());
         let (name, argument) = (&asked[..end], asked[end..].trim());
-        let Some(action) = ACTIONS.iter().find(|action| action.name == name) else {
+        let Some(action) = all_actions().find(|action| action.name == name) else {
             if name == "EOF" {
                 say("");
                 return true;
@@ -462,7 +482,7 @@ pub fn say(text: &str) {
 }
 
 fn help(topic: &str) {
-    if let Some(action) = ACTIONS.iter().find(|action| action.name == topic) {
+    if let Some(action) = all_actions().find(|action| action.name == topic) {
         return say(action.help);
     }
     if !topic.is_empty() {

@@ -195,6 +195,53 @@ fn roll(ctl: &mut Ctl, argument: &str) -> Done {
     Ok(())
 }
 
+pub fn enable(ctl: &mut Ctl, argument: &str) -> Done {
+    set_enabled(ctl, "enable", argument)
+}
+
+pub fn disable(ctl: &mut Ctl, argument: &str) -> Done {
+    set_enabled(ctl, "disable", argument)
+}
+
+/// Whether processes start by themselves, and with `--now` whether they run.
+fn set_enabled(ctl: &mut Ctl, action: &str, argument: &str) -> Done {
+    let (argument, now) = take_flag(argument, "--now");
+    if !ctl.is_up()? {
+        return Ok(());
+    }
+    if argument.is_empty() {
+        ctl.misused(&format!("Error: {action} requires a process name"), action, status::INVALID_ARGS);
+        return Ok(());
+    }
+    let is_enabled = action == "enable";
+    let all = ctl.processes()?;
+    let mut known: Vec<&Info> = Vec::new();
+    for name in names_of(&argument, &all) {
+        let (group, process) = split_namespec(&name);
+        let is_meant =
+            |info: &&Info| name == "all" || info.group == group && process.is_none_or(|process| info.name == process);
+        let before = known.len();
+        known.extend(all.iter().filter(is_meant));
+        if known.len() == before {
+            ctl.fail(&format!("{name}: ERROR (no such process)"));
+        }
+    }
+    let names = known.iter().map(|info| format!("{}:{}", info.group, info.name).as_str().into()).collect();
+    let Some(starts) = ctl.server.call_hob("setEnabled", &[Value::Array(names), is_enabled.into()])? else {
+        ctl.fail(&format!("ERROR: only a hob can {action} processes, and {} is none", ctl.server.url));
+        return Ok(());
+    };
+    for (info, starts) in known.iter().zip(starts.as_array().unwrap_or_default()) {
+        say(&format!("{}: {action}d", info.namespec()));
+        if is_enabled && starts.as_bool() == Some(false) {
+            say(&format!("{}: does not start by itself all the same: autostart=false", info.namespec()));
+        }
+    }
+    let shown: Vec<String> = known.iter().map(|info| info.namespec()).collect();
+    let verb = if is_enabled { &START } else { &STOP };
+    if now { act(ctl, verb, &shown, &[]) } else { Ok(()) }
+}
+
 pub fn clear(ctl: &mut Ctl, argument: &str) -> Done {
     on_names(ctl, "clear", &[&CLEAR], argument)
 }

@@ -110,6 +110,9 @@ pub fn update(ctl: &mut Ctl, argument: &str) -> Done {
         say(&format!("{name}: removed process group"));
     }
     for name in changes.changed.iter().filter(is_wanted) {
+        if update_in_place(ctl, name)? {
+            continue;
+        }
         on_group(ctl, "stopProcessGroup", name)?;
         say(&format!("{name}: stopped"));
         on_group(ctl, "removeProcessGroup", name)?;
@@ -121,6 +124,17 @@ pub fn update(ctl: &mut Ctl, argument: &str) -> Done {
         say(&format!("{name}: added process group"));
     }
     Ok(())
+}
+
+/// A hob exchanges only the processes of a group that are others now. False from any other server.
+fn update_in_place(ctl: &Ctl, name: &str) -> Result<bool, Trouble> {
+    let Some(concerned) = ctl.server.call_hob("changedProcesses", &[name.into()])? else { return Ok(false) };
+    ctl.server.call_hob("stopProcesses", &[concerned])?;
+    // As the original says it, also where nothing had to be stopped: scripts compare these lines.
+    say(&format!("{name}: stopped"));
+    ctl.server.call_hob("updateProcessGroup", &[name.into()])?;
+    say(&format!("{name}: updated process group"));
+    Ok(true)
 }
 
 fn on_group(ctl: &Ctl, method: &str, name: &str) -> Result<Value, Trouble> {

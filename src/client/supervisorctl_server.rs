@@ -80,7 +80,19 @@ impl AsFd for Socket {
 impl Server {
     /// Calls `supervisor.METHOD`.
     pub fn call(&self, method: &str, params: &[Value]) -> Result<Value, Trouble> {
-        let body = xmlrpc::encode_call(&format!("supervisor.{method}"), params);
+        self.call_whole(&format!("supervisor.{method}"), params)
+    }
+
+    /// Calls `hob.METHOD`, which only a hob has: nothing from any other server.
+    pub fn call_hob(&self, method: &str, params: &[Value]) -> Result<Option<Value>, Trouble> {
+        match self.call_whole(&format!("hob.{method}"), params) {
+            Err(Trouble::Fault(f)) if f.code == fault::UNKNOWN_METHOD => Ok(None),
+            result => result.map(Some),
+        }
+    }
+
+    fn call_whole(&self, method: &str, params: &[Value]) -> Result<Value, Trouble> {
+        let body = xmlrpc::encode_call(method, params);
         let fields = format!(
             "Content-Type: text/xml\r\nAccept: text/xml\r\nConnection: close\r\nContent-Length: {}\r\n",
             body.len()

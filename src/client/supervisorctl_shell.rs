@@ -14,7 +14,7 @@ use rustyline::history::MemHistory;
 use rustyline::validate::Validator;
 use rustyline::{CompletionType, Config, Context, Editor, Helper};
 
-use super::supervisorctl::{ACTIONS, Completes, Ctl, Info, processes, say};
+use super::supervisorctl::{Completes, Ctl, Info, all_actions, processes, say};
 use super::supervisorctl_server::Server;
 
 /// Lines of history that are kept.
@@ -131,13 +131,13 @@ impl Words {
         let completes = match line[..start].split_whitespace().next() {
             None => Completes::Actions,
             Some(name) => {
-                let action = ACTIONS.iter().find(|action| action.name == name);
+                let action = all_actions().find(|action| action.name == name);
                 action.map_or(Completes::Nothing, |action| action.completes)
             }
         };
         let mut words: Vec<String> = match completes {
             Completes::Nothing => Vec::new(),
-            Completes::Actions => ACTIONS.iter().map(|action| action.name.to_owned()).collect(),
+            Completes::Actions => all_actions().map(|action| action.name.to_owned()).collect(),
             Completes::Groups => self.processes().iter().map(|info| info.group.clone()).collect(),
             Completes::Processes => process_words(self.processes(), word),
         };

@@ -114,10 +114,13 @@ fn exit_status(http: u16) -> i32 {
 }
 
 fn read_json<T: DeserializeOwned>(body: &mut Body<UnixStream>) -> Result<T, Failed> {
-    let mut text = Vec::new();
+    let mut text = Vec::with_capacity(body.framing.known_length().min(ROOM_MAX));
     body.read_to_end(&mut text)?;
     serde_json::from_slice(&text).map_err(unreadable)
 }
+
+/// What is set aside for an answer on its word alone, in bytes.
+const ROOM_MAX: usize = 4 << 20;
 
 fn unreadable(why: impl fmt::Display) -> Failed {
     Failed { message: format!("cannot read hob's answer: {why}"), status: 111 }

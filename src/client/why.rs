@@ -40,6 +40,9 @@ fn story(p: &Process, holders: &[String], lines: &[String]) -> String {
         let ready = if p.ready { "ready" } else { "not ready" };
         say("pid", format!("{pid}, up {}, {ready}", show::uptime(p.uptime.unwrap_or(0.0))));
     }
+    if !p.autostart {
+        say("autostart", "no".to_owned());
+    }
     say("restarts", p.restarts.to_string());
     if !p.waits_for.is_empty() {
         say("waits for", p.waits_for.join(", "));

@@ -24,6 +24,7 @@ mod ports;
 mod program;
 #[cfg(test)]
 mod program_tests;
+pub mod proxy;
 mod read;
 mod search;
 mod settings;
@@ -183,7 +184,7 @@ mod tests {
             assert_eq!(dir.join(&stack.services[0].buildscript).is_file(), name != "memcached", "{}", dir.display());
             assert!(readme.contains(&format!("`{name}`")), "{name}");
         }
-        assert_eq!(count, 12);
+        assert_eq!(count, 13);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! Supervisor itself passes over all of them, so a file that has them still runs there.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::asks;
@@ -45,7 +46,7 @@ const OPTIONS: &[&str] = &[
 const MORE: &[&str] = &["depends_on", "environment_file", "login_environment"];
 
 /// Those of `[supervisord]`.
-pub const MAIN_KEYS: &[&str] = &["create_log_dirs", "exit_when", "login_environment"];
+pub const MAIN_KEYS: &[&str] = &["create_log_dirs", "exit_when", "login_environment", "state_dir"];
 
 /// All keys of a program, for messages.
 pub fn keys() -> impl Iterator<Item = &'static str> {
@@ -126,7 +127,7 @@ impl Own {
     }
 
     /// The file of the program's own pid, where it daemonizes.
-    pub fn pidfile(&self, reader: &mut Reader, section: &str, env: &dyn Fn() -> Env) -> Option<std::path::PathBuf> {
+    pub fn pidfile(&self, reader: &mut Reader, section: &str, env: &dyn Fn() -> Env) -> Option<PathBuf> {
         let given = self.options.pidfile.as_ref()?;
         match expand::path(&given.value, &reader.home, &env()) {
             Ok(path) => Some(path),
@@ -145,6 +146,12 @@ pub fn exit_when(reader: &mut Reader, ini: &Ini) -> ExitWhen {
     reader.get(ini, "supervisord", "exit_when", &names, ExitWhen::Never, |text| {
         kinds::exit_when(text).map_err(|wrong| format!("exit_when {}", wrong.message))
     })
+}
+
+/// `state_dir` of `[supervisord]`.
+pub fn state_dir(reader: &mut Reader, ini: &Ini) -> Option<PathBuf> {
+    let (names, home) = (reader.names.clone(), reader.home.clone());
+    reader.get(ini, "supervisord", "state_dir", &names, None, |text| Ok(Some(lenient::absolute(text.trim(), &home))))
 }
 
 /// HOME, USER, LOGNAME and SHELL of a user, as a login sets them.

@@ -57,6 +57,8 @@ pub struct Main {
     pub strip_ansi: bool,
     pub identifier: String,
     pub childlogdir: PathBuf,
+    /// hob's own: where it remembers what was disabled.
+    pub state_dir: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -132,7 +134,8 @@ pub fn supervisord_with(setting: &Setting<'_>, users: Users) -> Result<Conf, Pro
         return reader.problems.or(Conf::default());
     }
     let global = reader.global_environment(&ini);
-    let main = reader.main(&ini, setting.flags);
+    let mut main = reader.main(&ini, setting.flags);
+    main.state_dir = own_keys::state_dir(&mut reader, &ini);
     let servers = reader.servers(&ini);
     reader.names.add_env(&global);
     let mut env = setting.env.clone();

@@ -64,8 +64,23 @@ pub fn processes(call: &mut Call<'_>) -> Handled {
     };
     let host = &*call.host;
     let supervisor = host.supervisor();
-    json(&ids.iter().filter_map(|&id| supervisor.process(id)).map(|p| process_shown(p, host)).collect::<Vec<_>>())
+    // One after the other, each gone once it is written: a thousand of them at once would be most of what this costs.
+    let mut list = Vec::with_capacity(ids.len() * SHOWN_LENGTH + 3);
+    list.push(b'[');
+    for process in ids.iter().filter_map(|&id| supervisor.process(id)) {
+        if list.len() > 1 {
+            list.push(b',');
+        }
+        if let Err(why) = serde_json::to_writer(&mut list, &process_shown(process, host)) {
+            return Err(failure(500, why.to_string()));
+        }
+    }
+    list.extend_from_slice(b"]\n");
+    Ok(Reply::Answer(Answer { status: 200, content: JSON, body: list, headers: Vec::new() }))
 }
+
+/// What a process takes as JSON, in bytes, unless its command is long.
+const SHOWN_LENGTH: usize = 400;
 
 pub fn process(call: &mut Call<'_>) -> Handled {
     let host = &*call.host;
@@ -145,6 +160,30 @@ pub fn signal(call: &mut Call<'_>) -> Handled {
         outcomes.push(wire::Outcome { name, ok, state, message });
     }
     json(&outcomes)
+}
+
+pub fn enable(call: &mut Call<'_>) -> Handled {
+    set_enabled(call, true)
+}
+
+pub fn disable(call: &mut Call<'_>) -> Handled {
+    set_enabled(call, false)
+}
+
+fn set_enabled(call: &mut Call<'_>, is_enabled: bool) -> Handled {
+    let (_, ids) = act_body(call)?;
+    call.host.set_enabled(&ids, is_enabled).map_err(|why| failure(500, why.to_string()))?;
+    let supervisor = call.host.supervisor();
+    let told = |process: &Process| {
+        let message = match (is_enabled, process.spec().autostart) {
+            (true, true) => "enabled",
+            (true, false) => "enabled, but its configuration says autostart: false",
+            (false, _) => "disabled",
+        };
+        let (name, state) = (process.spec().name.to_string(), process.phase().to_string());
+        wire::Outcome { name, ok: true, state, message: message.into() }
+    };
+    json(&ids.iter().filter_map(|id| supervisor.process(*id)).map(told).collect::<Vec<_>>())
 }
 
 /// The body of an act, and the processes it is about: those of the body, or the one of the path.
@@ -319,6 +358,7 @@ pub fn process_shown(process: &Process, host: &dyn Host) -> wire::Process {
         logfile: spec.log.path.display().to_string(),
         stderr_logfile: spec.log.stderr.as_ref().map(|log| log.path.display().to_string()),
         command: spec.command.line.clone(),
+        autostart: spec.autostart,
         troubles: host.troubles(process.id()),
     }
 }
@@ -357,16 +397,23 @@ fn instance_shown(instance: &plan::Instance, processes: Vec<String>) -> wire::In
         plan::Protocol::Tcp => "tcp",
         plan::Protocol::Udp => "udp",
     };
-    let port = |port: &plan::Port| wire::Port {
-        name: port.name.clone(),
-        protocol: protocol(port).into(),
-        port: port.number,
-        url: format!(
-            "{}://127.0.0.1:{}{}",
-            protocol(port),
-            port.number,
-            if port.protocol == plan::Protocol::Http { "/" } else { "" }
-        ),
+    let mode = |port: &plan::Port| match port.mode {
+        plan::Mode::First => "first",
+        plan::Mode::Balance => "balance",
+        plan::Mode::Failover => "failover",
+    };
+    let port = |port: &plan::Port| {
+        let public_port = port.public(instance.number);
+        wire::Port {
+            name: port.name.clone(),
+            protocol: protocol(port).into(),
+            port: port.number,
+            url: port.url(port.number),
+            mode: mode(port).into(),
+            public_port,
+            public_url: public_port.map(|number| port.url(number)),
+            balanced: port.front.is_some(),
+        }
     };
     wire::Instance {
         name: instance.name.clone(),

@@ -20,6 +20,7 @@ mod page;
 mod routes;
 mod rpc;
 mod rpc_info;
+mod rpc_own;
 #[cfg(test)]
 mod tests;
 mod waiters;
@@ -93,6 +94,12 @@ pub trait Host {
     fn configured(&self) -> Option<&Plan>;
     fn add_group(&mut self, name: &str) -> Result<(), GroupError>;
     fn remove_group(&mut self, name: &str) -> Result<(), GroupError>;
+    /// The processes that an update of this group to what was read last would end.
+    fn changed_in_group(&self, name: &str) -> Result<Vec<ProcessId>, GroupError>;
+    /// The group becomes what was read last; those processes have to be stopped.
+    fn update_group(&mut self, name: &str) -> Result<(), GroupError>;
+    /// Whether these start by themselves from now on, over restarts of hob too. The error is a sentence.
+    fn set_enabled(&mut self, ids: &[ProcessId], is_enabled: bool) -> io::Result<()>;
     /// Reads the configuration and tells what is different; `Control::ticket_done` follows. So with the next four.
     fn reread(&mut self, ticket: Ticket);
     fn restart(&mut self, ticket: Ticket);

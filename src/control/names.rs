@@ -1,4 +1,5 @@
-//! What a person calls a process, resolved: `hello`, `www:hello`, `www.0:hello`, `www.0`, `www`, `www:*`, `all`.
+//! What a person calls a process, resolved: `hello`, `www:hello`, `www.0:hello`, `www.0`, `www`, `www:*`, `all`, and
+//! patterns such as `www*` or `www:worker_?`, which stand for all that they fit.
 //!
 //! In this order, the first that fits wins: `all`; a name as it is shown; a group (an instance, or all instances of a
 //! service); a process's own name. A short form that fits several processes of different groups is an error that
@@ -108,11 +109,16 @@ impl<'t> Index<'t> {
         if matches!(wanted, "all" | "*") {
             return Found::All;
         }
-        if let Some((group, process)) = wanted.split_once(':') {
+        if let Some((group, process)) = wanted.split_once(':')
+            && !(group.contains(['*', '?']) || process != "*" && process.contains(['*', '?']))
+        {
             return self.find_in(group, process);
         }
         if let Some(&at) = self.shown.get(wanted) {
             return Found::Some(vec![at]);
+        }
+        if wanted.contains(['*', '?']) {
+            return self.find_pattern(wanted);
         }
         let group = self.group(wanted);
         let short = self.processes.get(wanted).cloned().unwrap_or_default();
@@ -136,6 +142,16 @@ impl<'t> Index<'t> {
             1 => Found::Some(places),
             _ => Found::TooMany(places),
         }
+    }
+
+    /// `*` is any text, `?` any character, in a whole name, or a process's own.
+    fn find_pattern(&self, pattern: &str) -> Found {
+        let fits = |name: &Name| {
+            let whole = format!("{}:{}", name.group, name.process);
+            [&whole, &name.process, &name.to_string()].iter().any(|text| fast_glob::glob_match(pattern, text))
+        };
+        let places: Vec<usize> = (0..self.table.len()).filter(|&at| fits(self.table[at])).collect();
+        if places.is_empty() { Found::Nothing } else { Found::Some(places) }
     }
 
     /// All processes of a group, by its name or as a service or a numbered instance.
@@ -259,6 +275,10 @@ mod tests {
             ("mail", &["mail"]),
             ("mail:*", &["mail", "mail:queue", "mail:smtp"]),
             ("mail:", &["mail", "mail:queue", "mail:smtp"]),
+            ("www*:hello", &["www.0:hello", "www.1:hello"]),
+            ("mail:s*", &["mail:smtp"]),
+            ("d?", &["db"]),
+            ("*e*", &["www.0:hello", "www.0:bye", "www.1:hello", "www.1:bye", "mail:queue"]),
         ];
         for (wanted, expected) in cases {
             assert_eq!(names(&[wanted]).as_deref(), Ok(&expected.map_strings()[..]), "{wanted}");

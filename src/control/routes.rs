@@ -56,6 +56,8 @@ pub const ROUTES: &[Route] = &[
     post("/v1/stop", api::stop, "Stops every process that is named in the body."),
     post("/v1/restart", api::restart, "Restarts every process that is named in the body."),
     post("/v1/signal", api::signal, "Sends a signal to every process that is named in the body."),
+    post("/v1/enable", api::enable, "Lets processes start by themselves again, as their configuration says."),
+    post("/v1/disable", api::disable, "Keeps processes from starting by themselves, over restarts of hob too."),
     get("/v1/instances", api::instances, "Lists the running copies of services with their ports."),
     get("/v1/instances/{name}", api::instance, "Shows one instance."),
     Route {

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use super::exchange::{Item, Outcome, Shape, Waiting, Wish};
 use super::logs::LogPiece;
 use super::rpc_info;
+use super::rpc_own;
 use super::{GroupError, Host, Ticket};
 use crate::plan::{LogSpec, Name};
 use crate::supervisor::Process;
@@ -23,9 +24,9 @@ pub struct Method {
     /// The type of the result, then those of the arguments.
     pub signature: &'static [&'static str],
     /// Arguments that may be left out, from the end.
-    optional: usize,
+    pub(super) optional: usize,
     pub doc: &'static str,
-    handler: fn(&mut Asked<'_>) -> Outcome,
+    pub(super) handler: fn(&mut Asked<'_>) -> Outcome,
 }
 
 /// A call on its way through a method.
@@ -64,17 +65,17 @@ pub fn faulted(code: i32, detail: &str) -> Fault {
     Fault { code, text }
 }
 
-fn fail(code: i32, detail: &str) -> Outcome {
+pub(super) fn fail(code: i32, detail: &str) -> Outcome {
     Outcome::Done(Err(faulted(code, detail)))
 }
 
-fn done(value: impl Into<Value>) -> Outcome {
+pub(super) fn done(value: impl Into<Value>) -> Outcome {
     Outcome::Done(Ok(value.into()))
 }
 
 /// Runs a method, as far as that goes without waiting.
 pub fn call(asked: &mut Asked<'_>, name: &str) -> Outcome {
-    let Some(method) = METHODS.iter().find(|method| method.name == name) else {
+    let Some(method) = METHODS.iter().chain(rpc_own::METHODS).find(|method| method.name == name) else {
         return fail(fault::UNKNOWN_METHOD, "");
     };
     let most = method.signature.len() - 1;
@@ -90,9 +91,10 @@ pub fn call(asked: &mut Asked<'_>, name: &str) -> Outcome {
 
 macro_rules! method {
     ($name:literal, [$($type:literal),+], $optional:literal, $doc:literal, $handler:expr) => {
-        Method { name: $name, signature: &[$($type),+], optional: $optional, doc: $doc, handler: $handler }
+        $crate::control::rpc::Method { name: $name, signature: &[$($type),+], optional: $optional, doc: $doc, handler: $handler }
     };
 }
+pub(super) use method;
 
 /// All of them, by name.
 pub const METHODS: &[Method] = &[
@@ -301,7 +303,7 @@ fn find(asked: &Asked<'_>) -> Option<&'static Method> {
 // -- arguments
 
 impl Asked<'_> {
-    fn text(&self, nth: usize) -> Result<String, Outcome> {
+    pub(super) fn text(&self, nth: usize) -> Result<String, Outcome> {
         let text = self.params.get(nth).and_then(Value::as_str).map(str::to_owned);
         text.ok_or_else(|| fail(fault::INCORRECT_PARAMETERS, ""))
     }
@@ -323,7 +325,7 @@ impl Asked<'_> {
     }
 
     /// The one process of a name.
-    fn process(&self, name: &str) -> Result<ProcessId, Outcome> {
+    pub(super) fn process(&self, name: &str) -> Result<ProcessId, Outcome> {
         let bad = || fail(fault::BAD_NAME, name);
         let (group, process) = split(name);
         let process = process.ok_or_else(bad)?;
@@ -390,6 +392,7 @@ macro_rules! given {
         }
     };
 }
+pub(super) use given;
 
 // -- telling
 
@@ -449,7 +452,7 @@ fn act_all(asked: &mut Asked<'_>, wish: Wish) -> Outcome {
 }
 
 /// Several: those to which it does not apply are left out.
-fn act(asked: &mut Asked<'_>, ids: Vec<ProcessId>, wish: Wish, wait: bool) -> Outcome {
+pub(super) fn act(asked: &mut Asked<'_>, ids: Vec<ProcessId>, wish: Wish, wait: bool) -> Outcome {
     let (mut items, mut at_once) = (Vec::new(), Vec::new());
     for id in ids {
         if is_in_running_set(asked.phase(id)) != (wish == Wish::Stop) {
@@ -607,7 +610,7 @@ fn remove_group(asked: &mut Asked<'_>) -> Outcome {
     group_done(asked.host.remove_group(&name), &name)
 }
 
-fn group_done(result: Result<(), GroupError>, name: &str) -> Outcome {
+pub(super) fn group_done(result: Result<(), GroupError>, name: &str) -> Outcome {
     match result {
         Ok(()) => done(true),
         Err(GroupError::Unknown) => fail(fault::BAD_NAME, name),

@@ -88,6 +88,15 @@ impl Host for FakeHost {
     fn remove_group(&mut self, _name: &str) -> Result<(), GroupError> {
         Err(GroupError::StillRunning)
     }
+    fn changed_in_group(&self, _name: &str) -> Result<Vec<ProcessId>, GroupError> {
+        Err(GroupError::Unknown)
+    }
+    fn update_group(&mut self, _name: &str) -> Result<(), GroupError> {
+        Err(GroupError::Unknown)
+    }
+    fn set_enabled(&mut self, _ids: &[ProcessId], _is_enabled: bool) -> io::Result<()> {
+        Ok(())
+    }
     fn reread(&mut self, ticket: Ticket) {
         self.tickets.push(ticket);
     }
@@ -171,7 +180,13 @@ fn instance(name: &str) -> Instance {
         home: "/h".into(),
         code: "/c".into(),
         log_dir: "/l".into(),
-        ports: vec![Port { name: "www".into(), protocol: Protocol::Http, number: 42800 }],
+        ports: vec![Port {
+            name: "www".into(),
+            protocol: Protocol::Http,
+            mode: Mode::Balance,
+            number: 42800,
+            front: None,
+        }],
         env: [("SECRET".to_owned(), "x".to_owned())].into(),
         user: None,
     }

@@ -107,6 +107,30 @@ impl Host for Daemon {
         self.remove_conducted_group(name)
     }
 
+    fn changed_in_group(&self, name: &str) -> Result<Vec<ProcessId>, GroupError> {
+        self.changed_in_conducted_group(name)
+    }
+
+    fn update_group(&mut self, name: &str) -> Result<(), GroupError> {
+        self.update_conducted_group(name)
+    }
+
+    fn set_enabled(&mut self, ids: &[ProcessId], is_enabled: bool) -> io::Result<()> {
+        let specs = ids.iter().filter_map(|id| self.supervisor.process(*id)).map(Process::spec);
+        let starts = self.disabled.set(specs, is_enabled)?;
+        for id in ids {
+            let Some(process) = self.supervisor.process(*id) else { continue };
+            let Some(&autostart) = starts.get(&process.spec().name) else { continue };
+            self.supervisor.handle(now(), Event::Autostart(*id, autostart));
+        }
+        if let Some(conductor) = &mut self.conductor {
+            for spec in &mut conductor.read.specs {
+                spec.autostart = starts.get(&spec.name).copied().unwrap_or(spec.autostart);
+            }
+        }
+        Ok(())
+    }
+
     fn reread(&mut self, ticket: Ticket) {
         self.want_reread(ticket);
     }

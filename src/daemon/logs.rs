@@ -25,6 +25,8 @@ use crate::sys::process::Pid;
 pub struct Logs {
     pipes: HashMap<LogId, Pipe>,
     of: HashMap<ProcessId, Vec<LogId>>,
+    /// Why a log cannot be written, of those that cannot. Empty nearly always: a list of 1,000 processes asks for each.
+    troubles: HashMap<LogId, String>,
     next: u64,
     logger: Option<Logger>,
     /// When to start another logger after one that died young.
@@ -55,7 +57,6 @@ struct Pipe {
     /// Gone once the process is forgotten: the pipe then ends with its last writer.
     tx: Option<OwnedFd>,
     inode: u64,
-    trouble: Option<String>,
 }
 
 struct Logger {
@@ -70,6 +71,7 @@ impl Logs {
         Logs {
             pipes: HashMap::new(),
             of: HashMap::new(),
+            troubles: HashMap::new(),
             next: MAIN.0 + 1,
             logger: None,
             restart_at: None,
@@ -87,7 +89,7 @@ impl Logs {
         let (rx, tx): (OwnedFd, OwnedFd) = (rx.into(), tx.into());
         sys::fd::set_nonblocking(&tx)?;
         let ours = tx.try_clone()?;
-        let pipe = Pipe { label: "supervisord".into(), spec, stderr: false, rx, tx: Some(tx), inode: 0, trouble: None };
+        let pipe = Pipe { label: "supervisord".into(), spec, stderr: false, rx, tx: Some(tx), inode: 0 };
         let open = pipe.open(MAIN);
         self.pipes.insert(MAIN, pipe);
         self.tell(open, Some(MAIN));
@@ -185,7 +187,7 @@ impl Logs {
         self.next += 1;
         // supervisord knows a process by its own name in the places where a label shows.
         let label = if spec.program.is_some() { spec.name.process.clone() } else { spec.name.to_string() };
-        let pipe = Pipe { label, spec: log.clone(), stderr, rx, tx: Some(tx), inode, trouble: None };
+        let pipe = Pipe { label, spec: log.clone(), stderr, rx, tx: Some(tx), inode };
         let open = pipe.open(id);
         self.pipes.insert(id, pipe);
         self.tell(open, Some(id));
@@ -237,7 +239,8 @@ impl Logs {
     }
 
     pub fn troubles(&self, id: ProcessId) -> impl Iterator<Item = &str> {
-        self.of.get(&id).into_iter().flatten().filter_map(|log| self.pipes.get(log)?.trouble.as_deref())
+        let logs = if self.troubles.is_empty() { None } else { self.of.get(&id) };
+        logs.into_iter().flatten().filter_map(|log| self.troubles.get(log).map(String::as_str))
     }
 
     /// The logger gives back the memory that its start took.
@@ -288,11 +291,12 @@ impl Logs {
         match message {
             FromLogger::Closed { id } => {
                 self.pipes.remove(&id);
+                self.troubles.remove(&id);
             }
             FromLogger::Trouble { id, error } => {
-                if let Some(pipe) = self.pipes.get_mut(&id) {
+                if let Some(pipe) = self.pipes.get(&id) {
                     log::error!("{}: {error}", pipe.label);
-                    pipe.trouble = Some(error);
+                    self.troubles.insert(id, error);
                 }
             }
             FromLogger::Synced { ticket } => self.news.push(News::Synced { ticket }),
@@ -321,9 +325,9 @@ impl Logs {
                 }
             }
             FromLogger::Recovered { id, dropped_bytes } => {
-                if let Some(pipe) = self.pipes.get_mut(&id) {
+                if let Some(pipe) = self.pipes.get(&id) {
                     log::info!("{}: its log can be written again, {dropped_bytes} bytes were dropped", pipe.label);
-                    pipe.trouble = None;
+                    self.troubles.remove(&id);
                 }
             }
         }

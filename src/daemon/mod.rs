@@ -5,9 +5,13 @@
 //! reaped before anything else is looked at, so that a client that asks about a process it has just seen die is not
 //! told that it runs.
 
+mod auto_logs;
 mod batch;
 mod children;
+mod conducted_life;
+mod conducted_plan;
 mod conductor;
+mod disabled;
 mod fetches;
 mod host;
 pub mod launch;
@@ -43,6 +47,7 @@ pub use self::planner::{MakePlan, Refusal, Wanted};
 
 use self::children::{Children, Reaped};
 use self::conductor::{Conductor, INPUTS, SPEAKERS};
+use self::disabled::Disabled;
 use self::fetches::{FETCHES, Fetches};
 use self::launch::{Launch, Report};
 use self::logs::{FINISH_WITHIN, Logs};
@@ -129,6 +134,7 @@ struct Daemon {
     tidy_at: Option<Time>,
     /// When to look at the memory of those that have a limit.
     memory_at: Option<Time>,
+    disabled: Disabled,
     born: Time,
     marks: Marks,
     registration: Option<Registration>,
@@ -198,6 +204,7 @@ impl Daemon {
             ending: Ending::NotYet,
             tidy_at: None,
             memory_at: None,
+            disabled: Disabled::load(&options.state_dir),
             born,
             marks,
             registration,
@@ -273,7 +280,10 @@ impl Daemon {
         self.readiness.close();
         self.end_conducting();
         if let Some(registration) = self.registration {
-            registration.end();
+            match self.conductor {
+                Some(_) => registration.end_with_folders(),
+                None => registration.end(),
+            }
         }
         Ok(self.exit_status)
     }
@@ -520,7 +530,7 @@ impl Daemon {
                 Reaped::Other(pid, ended) => {
                     let is_helper = self.is_ours(pid.as_raw());
                     if self.conductor.is_some() && !is_helper {
-                        conductor::tell_of_stranger(pid, ended);
+                        conducted_life::tell_of_stranger(pid, ended);
                     }
                     if !self.logs.reaped(pid, self.poll.registry(), now()) {
                         self.streamers.retain(|&s| s != pid);
@@ -569,7 +579,8 @@ impl Daemon {
         let answer = match result {
             // Whatever kept the planner from a plan, or that it was ended for this: nobody needs one any more.
             _ if self.supervisor.is_shutting_down() => Err(vec!["hob is stopping".to_owned()]),
-            Ok(plan) => {
+            Ok(mut plan) => {
+                self.disabled.apply(&mut plan.specs);
                 self.predecessors.clear();
                 let count = plan.specs.len();
                 self.has_plan = true;
@@ -622,19 +633,31 @@ impl Daemon {
 /// How long after a plan its memory is given back: by then most of what it starts has started.
 const TIDY_AFTER: Duration = Duration::from_secs(2);
 
-/// Nothing outlives a PID 1, and a supervisord has no state directory. No folder to write to is no reason not to run.
+/// Nothing outlives a PID 1. A supervisord has a folder beside its pid file. No folder to write to is no reason not to
+/// run.
 fn register(options: &Options, marks: &Marks) -> (Option<Registration>, Vec<Predecessor>) {
-    if sys::process::pid().as_raw() == 1 || options.supervisord.is_some() {
+    let folder = match &options.supervisord {
+        None => options.state_dir.clone(),
+        Some(given) => with_ending(&given.pidfile, ".hob"),
+    };
+    let has_none = options.supervisord.as_ref().is_some_and(|given| given.pidfile.as_os_str().is_empty());
+    if sys::process::pid().as_raw() == 1 || has_none {
         return (None, Vec::new());
     }
-    match Registration::new(&options.state_dir, marks.nonce()) {
+    match Registration::new(&folder, marks.nonce()) {
         Ok((registration, predecessors)) => (Some(registration), predecessors),
         Err(why) => {
-            let folder = options.state_dir.display();
+            let folder = folder.display();
             log::warn!("cannot write to {folder}: {why}; when hob is killed, the next one will not find what it left");
             (None, Vec::new())
         }
     }
+}
+
+fn with_ending(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(ending);
+    name.into()
 }
 
 fn now() -> Time {

@@ -51,6 +51,17 @@ impl Registration {
     pub fn end(self) {
         let _ = fs::remove_file(&self.path);
     }
+
+    /// The same, for one whose folders are for nothing else.
+    pub fn end_with_folders(self) {
+        let (running, folder) =
+            (self.path.parent().map(Path::to_owned), self.path.ancestors().nth(2).map(Path::to_owned));
+        self.end();
+        // Those of another one stay.
+        for folder in [running, folder].into_iter().flatten() {
+            let _ = fs::remove_dir(folder);
+        }
+    }
 }
 
 /// A hob that was killed.

@@ -11,6 +11,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use super::deployed::{LaidOut, lay_out};
+use super::proxy;
 use super::script::{End, Script, ShowLine, describe, on_stderr, told};
 use super::store::Store;
 use crate::config::{self, Placement, Ports, Service, Settings, Stack};
@@ -70,10 +71,6 @@ pub fn prepare(
     let (plan, warnings) =
         config::plan(&stack, &placements, settings, &mut ports, &own).map_err(|problems| Refused::config(&problems))?;
     warn(warnings);
-    if let Err(why) = ports.save() {
-        let (dir, why) = (settings.state_dir.display(), describe(&why));
-        log::warn!("cannot write the ports to {dir}: {why}; they may differ next time");
-    }
     for (instance, placement) in plan.instances.iter().zip(&placements) {
         make_log_dir(instance);
         let mut variables = config::variables(&stack, &placements, settings, &ports, placement);
@@ -96,6 +93,9 @@ pub fn prepare(
         true => config::plan(&stack, &placements, settings, &mut ports, &own).map_err(|p| Refused::config(&p))?.0,
         false => plan,
     };
+    let mut plan = plan;
+    config::proxy::add_to(&mut plan, settings, &own);
+    proxy::follow_plan(&plan, &BTreeSet::new(), settings);
     Ok(Prepared { plan, ports: Some(ports) })
 }
 
@@ -103,7 +103,7 @@ pub fn prepare(
 /// boot most likely finds the same ones without: nothing needs to wait for the disk.
 pub fn save_ports(ports: Option<Ports>) {
     if let Some(Err(why)) = ports.map(|ports| ports.save()) {
-        log::warn!("cannot keep the numbers of the ports: {why}; they may differ next time");
+        log::warn!("cannot keep the numbers of the ports: {}; they may differ next time", describe(&why));
     }
 }
 
@@ -121,6 +121,7 @@ fn deployed(settings: &Settings) -> Result<Prepared, Refused> {
             log::warn!("{}: cannot write {}: {}", instance.name, path.display(), describe(&why));
         }
     }
+    proxy::follow_plan(&plan, &deployed.out, settings);
     Ok(Prepared { plan, ports: Some(ports) })
 }
 

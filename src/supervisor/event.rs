@@ -147,6 +147,8 @@ pub enum Event {
     Start(ProcessId),
     Stop(ProcessId),
     Restart(ProcessId),
+    /// Whether it starts by itself at the next start of hob, or once it comes back into the plan. Nothing else changes.
+    Autostart(ProcessId, bool),
     /// Stop everything in order and be finished. A second one shortens every grace to `grace`.
     Shutdown {
         grace: Option<Duration>,

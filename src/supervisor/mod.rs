@@ -146,6 +146,7 @@ impl Supervisor {
             Event::Start(id) => self.tell(id, |process, _| process.asked_to_start()),
             Event::Stop(id) => self.tell(id, |process, _| process.asked_to_stop()),
             Event::Restart(id) => self.tell(id, |process, _| process.asked_to_restart()),
+            Event::Autostart(id, autostart) => self.tell(id, |process, _| process.set_autostart(autostart)),
             Event::Shutdown { grace } => self.shut_down(grace),
             Event::Exited(run, exit) => self.ask(run, |process, common| process.exited(run, exit, common)),
             Event::Swept(run, left) => self.ask(run, |process, common| process.swept(run, left, common)),

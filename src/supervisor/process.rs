@@ -407,6 +407,13 @@ impl Process {
         true
     }
 
+    pub(super) fn set_autostart(&mut self, autostart: bool) {
+        self.spec.autostart = autostart;
+        if let Some(incoming) = &mut self.incoming {
+            incoming.autostart = autostart;
+        }
+    }
+
     pub(super) fn take_over(&mut self, common: &mut Common) {
         if let Some(spec) = self.incoming.take() {
             common.order_changed |= self.spec.after != spec.after || self.spec.priority != spec.priority;

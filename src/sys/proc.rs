@@ -30,10 +30,12 @@ pub fn stat(pid: i32) -> Option<Stat> {
 }
 
 fn parse_stat(text: &[u8]) -> Option<Stat> {
-    let text = String::from_utf8_lossy(text);
-    // The command may hold spaces and parentheses; the last one ends it.
-    let (head, rest) = text.rsplit_once(") ")?;
-    let (pid, command) = head.split_once(" (")?;
+    // The command may hold spaces and parentheses; the last one ends it. All else is numbers.
+    let begins = text.iter().position(|&byte| byte == b'(')?;
+    let ends = text.iter().rposition(|&byte| byte == b')')?;
+    let pid = std::str::from_utf8(&text[..begins]).ok()?.trim_end();
+    let command = text.get(begins + 1..ends)?;
+    let rest = std::str::from_utf8(&text[ends + 1..]).ok()?;
     let mut fields = [""; 22];
     for (field, text) in fields.iter_mut().zip(rest.split_ascii_whitespace()) {
         *field = text;
@@ -41,7 +43,7 @@ fn parse_stat(text: &[u8]) -> Option<Stat> {
     let number = |n: usize| fields.get(n)?.parse::<i64>().ok();
     Some(Stat {
         pid: pid.parse().ok()?,
-        command: command.to_owned(),
+        command: String::from_utf8_lossy(command).into_owned(),
         state: *fields.first()?.as_bytes().first()?,
         parent: number(1)? as i32,
         group: number(2)? as i32,

@@ -7,6 +7,8 @@
 
 #![allow(dead_code)]
 
+pub mod supervisord;
+
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{Read, Write};
@@ -790,6 +792,10 @@ pub struct Ended {
 }
 
 impl Ended {
+    /// To boot it again.
+    pub fn into_home(self) -> Home {
+        self.hob.into_home()
+    }
     pub fn log(&self, name: &str) -> String {
         self.hob.log(name)
     }
