@@ -26,6 +26,7 @@ mod page;
 mod pid1;
 mod pidproxy;
 mod push;
+mod security;
 mod soak;
 mod stop;
 mod supervise;
