@@ -140,6 +140,25 @@ pub struct Instance {
     pub user: Option<Identity>,
 }
 
+impl Port {
+    /// Where clients of the service reach it; nothing if they do not reach this one.
+    pub fn public(&self, instance: u32) -> Option<u16> {
+        match (self.front, self.mode) {
+            (None, Mode::First) if instance > 0 => None,
+            (front, _) => Some(front.unwrap_or(self.number)),
+        }
+    }
+
+    /// `http://127.0.0.1:42800/`, `tcp://127.0.0.1:42801`.
+    pub fn url(&self, number: u16) -> String {
+        match self.protocol {
+            Protocol::Http => format!("http://127.0.0.1:{number}/"),
+            Protocol::Tcp => format!("tcp://127.0.0.1:{number}"),
+            Protocol::Udp => format!("udp://127.0.0.1:{number}"),
+        }
+    }
+}
+
 /// A directory that is seen at another path, in a mount namespace of its own.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bind {
@@ -158,7 +177,13 @@ impl Instance {
 pub struct Port {
     pub name: String,
     pub protocol: Protocol,
+    #[serde(default)]
+    pub mode: Mode,
+    /// What the instance itself listens on: `PORT_<NAME>`.
     pub number: u16,
+    /// What the load balancer listens on for it, where one stands in front.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub front: Option<u16>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -167,6 +192,19 @@ pub enum Protocol {
     Http,
     Tcp,
     Udp,
+}
+
+/// Which of several instances answers at the public port of a service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Instance 0.
+    #[default]
+    First,
+    /// All of them in turn.
+    Balance,
+    /// One, and another as soon as that one is down.
+    Failover,
 }
 
 /// A user with everything that becoming it needs; looked up once, when the plan is made.

@@ -78,9 +78,18 @@ pub struct Instance {
 pub struct Port {
     pub name: String,
     pub protocol: String,
+    /// What the instance itself listens on.
     pub port: u16,
-    /// `http://127.0.0.1:42800/`, `tcp://127.0.0.1:42801`.
+    /// `http://127.0.0.1:42800/`, `tcp://127.0.0.1:42801`: the instance itself.
     pub url: String,
+    /// Which of several instances answers at the public port: `first`, `balance` or `failover`.
+    pub mode: String,
+    /// What clients of the service connect to: the load balancer, or the instance itself. Null for an instance that is
+    /// not reached that way.
+    pub public_port: Option<u16>,
+    pub public_url: Option<String>,
+    /// Whether that is the load balancer.
+    pub balanced: bool,
 }
 
 /// `GET /v1/instances/NAME/environment`: for `hob run`. Only for root and hob's own user.

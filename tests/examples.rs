@@ -146,18 +146,47 @@ fn memcached_runs_beside_a_neighbour_of_another_type() {
 }
 
 #[test]
-fn node_serves_from_three_instances() {
-    if !need_all(&["node", "npm"]) {
+fn node_serves_from_three_instances_behind_one_address() {
+    if !need_all(&["node", "npm", "haproxy"]) {
         return;
     }
-    let (hob, tree, ports) = pushed("nodehello", &["www.0.www", "www.1.www", "www.2.www"], &[]);
-    assert!(get(ports[0]).is_some_and(|text| text.contains("hello from instance 0")));
+    let keys = ["www.0.www", "www.behind.www", "www.1.www", "www.2.www"];
+    let (hob, tree, ports) = pushed("nodehello", &keys, &[]);
+    let answers = |count: usize| -> Vec<u32> {
+        let is_from = |text: &str| (0..3).find(|n| text.contains(&format!("hello from instance {n}")));
+        let mut all: Vec<u32> = (0..count).filter_map(|_| is_from(&get(ports[0])?)).collect();
+        all.sort();
+        all
+    };
+    assert_eq!(answers(2), [0, 0]);
     hob.ok(&["scale", "www=3"]);
-    for (number, port) in ports.iter().enumerate() {
+    assert_eq!(answers(6), [0, 0, 1, 1, 2, 2], "{}", hob.diary());
+    for (number, port) in ports[1..].iter().enumerate() {
         assert!(get(*port).is_some_and(|text| text.contains(&format!("hello from instance {number}"))));
     }
     run_within(Duration::from_secs(300), &mut hob.home.command(&["push", &tree])).expect(0);
-    assert!(ports.iter().all(|port| get(*port).is_some()));
+    assert_eq!(answers(3), [0, 1, 2]);
+    hob.shutdown();
+}
+
+#[test]
+fn a_haproxy_of_ones_own_finds_its_backends_in_the_environment_file() {
+    if !need_all(&["haproxy", "python3"]) {
+        return;
+    }
+    let keys = ["haproxy.0.frontend", "zmqback1.0.zmq", "zmqback1.1.zmq", "zmqback2.0.zmq", "zmqback1.2.zmq"];
+    let (hob, _, ports) = pushed("haproxy", &keys, &[]);
+    let heard = |count: usize| {
+        let mut all: Vec<String> = (0..count).map(|_| talk(ports[0], "").trim().to_owned()).collect();
+        all.sort();
+        all
+    };
+    let three = ["zmqback1.0", "zmqback1.1", "zmqback2.0"];
+    wait_for("all are up to HAProxy", || (heard(3) == three).then_some(()));
+    hob.ok(&["scale", "zmqback1=3"]);
+    hob.ok(&["deploy", "latest"]);
+    let four = ["zmqback1.0", "zmqback1.1", "zmqback1.2", "zmqback2.0"];
+    wait_for("the new one too", || (heard(4) == four).then_some(()));
     hob.shutdown();
 }
 
@@ -228,5 +257,5 @@ fn every_example_is_tested_here_and_told_in_the_readme_and_passes_the_check() {
         let file = entry.path().join("dotcloud.yml").display().to_string();
         run(&mut home.command(&["check", &file])).expect(0);
     }
-    assert!(seen >= 12, "{seen}");
+    assert!(seen >= 13, "{seen}");
 }

@@ -170,7 +170,7 @@ fn kubernetes_takes_the_manifests_and_they_say_what_the_dotcloud_yml_says() {
         .collect();
     assert_eq!(protocols, ["TCP", "UDP"]);
     assert!(ran.out.contains("as server mentions ~/data") && ran.out.contains("old (python)"), "{}", ran.out);
-    for told in ["DOTCLOUD_SERVICE_ID", "zmq go to any replica", "old (python)"] {
+    for told in ["DOTCLOUD_SERVICE_ID", "zmq go to any replica that is ready", "old (python)"] {
         assert!(ran.err.contains(told), "{told}: {}", ran.err);
     }
 }

@@ -6,8 +6,10 @@ use clap::{Subcommand, ValueEnum};
 
 use super::{Places, daemon_state_dir, settings, usage};
 use crate::client::{self, Failed};
+use crate::config;
 use crate::convert::{self, Asked, Format, Made};
 use crate::release::commands;
+use crate::sys;
 
 #[derive(Subcommand)]
 pub enum Moving {
@@ -39,6 +41,18 @@ pub enum Moving {
         #[arg(long, value_name = "DIR")]
         home: Option<PathBuf>,
     },
+    /// Write a supervisord.conf as a dotcloud.yml and a hob.toml, with a note on every difference
+    ///
+    /// The programs become the processes of one service, for hob boot --home of the folder with the two files. What is
+    /// in the file and what it includes is expanded as it is on this machine now. What hob has no word for is a comment
+    /// in the output and a warning. hob also runs the file as it is, under the name of supervisord.
+    Migrate {
+        /// [default: where supervisord looks, as /etc/supervisor/supervisord.conf]
+        file: Option<PathBuf>,
+        /// Write the two files into this folder instead of to standard output; none that is there is overwritten
+        #[arg(short, long, value_name = "DIR")]
+        out: Option<PathBuf>,
+    },
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -49,9 +63,9 @@ pub enum Words {
 }
 
 pub fn run(command: Moving, places: &Places) -> Result<i32, Failed> {
-    let settings = settings(places)?;
     match command {
         Moving::Export { format, dir, image, out, data, no_data, home } => {
+            let settings = settings(places)?;
             // Only their names, and only those that can be read here.
             let secrets = commands::variables(&daemon_state_dir(places, &settings)).unwrap_or_default();
             let is_own = |name: &String| !name.starts_with("DOTCLOUD_") && !name.starts_with("PORT_");
@@ -68,7 +82,31 @@ pub fn run(command: Moving, places: &Places) -> Result<i32, Failed> {
             let made = convert::export(format, &asked, &settings).map_err(|problems| usage(problems.to_string()))?;
             put(&made, out)
         }
+        Moving::Migrate { file, out } => {
+            let file = match file {
+                Some(file) => file,
+                None => found()?,
+            };
+            match convert::migrate(&file) {
+                Ok(made) => put(&made, out),
+                Err(problems) => {
+                    // As hob check tells them.
+                    eprintln!("{problems}");
+                    Ok(2)
+                }
+            }
+        }
     }
+}
+
+/// Where supervisord would have found its configuration.
+fn found() -> Result<PathBuf, Failed> {
+    let places = config::supervisord_conf_places("/usr/bin/supervisord".as_ref());
+    let own = sys::user::effective().0;
+    config::find_supervisord_conf(&places, own, &mut |why| eprintln!("warning: {why}")).ok_or_else(|| {
+        let places: Vec<String> = places.iter().map(|place| place.display().to_string()).collect();
+        usage(format!("there is no supervisord.conf in the usual places ({}): name one", places.join(", ")))
+    })
 }
 
 /// Into the folder, or to standard output; the warnings in either case.

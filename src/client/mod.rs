@@ -230,7 +230,9 @@ pub fn info(daemon: &Daemon, service: Option<&str>, as_json: bool) -> Answer {
             text += &format!("  user    {user}\n");
         }
         for port in &i.ports {
-            text += &format!("  port    {}: {}\n", port.name, port.url);
+            let public = port.public_url.as_ref().filter(|_| port.balanced);
+            let public = public.map_or_else(String::new, |url| format!(", {} at {url}", port.mode));
+            text += &format!("  port    {}: {}{public}\n", port.name, port.url);
         }
         text += &format!("  runs    {}\n", i.processes.join(", "));
     }
@@ -241,10 +243,17 @@ pub fn info(daemon: &Daemon, service: Option<&str>, as_json: bool) -> Answer {
 /// `svc: http://...` for each http port.
 pub fn url(daemon: &Daemon, service: Option<&str>, as_json: bool) -> Answer {
     let instances = named(daemon, service)?;
-    let urls: Vec<(String, String)> = instances
-        .iter()
-        .flat_map(|i| i.ports.iter().filter(|p| p.protocol == "http").map(|p| (i.name.clone(), p.url.clone())))
-        .collect();
+    let mut urls: Vec<(String, String)> = Vec::new();
+    for i in &instances {
+        for port in i.ports.iter().filter(|port| port.protocol == "http") {
+            let Some(url) = &port.public_url else { continue };
+            let url = (if port.balanced { &i.service } else { &i.name }.clone(), url.clone());
+            // Several instances behind one address.
+            if !urls.contains(&url) {
+                urls.push(url);
+            }
+        }
+    }
     if as_json {
         let list: Vec<_> = urls.iter().map(|(name, url)| json!({ "name": name, "url": url })).collect();
         print(&format!("{:#}\n", json!(list)))?;
@@ -292,17 +301,24 @@ pub fn ports(daemon: &Daemon, as_json: bool) -> Answer {
     let instances = instances(daemon)?;
     if as_json {
         let ports = |i: &Instance| -> Vec<_> {
-            let port = |p: &crate::wire::Port| json!({ "instance": i.name, "name": p.name, "protocol": p.protocol, "port": p.port, "url": p.url });
+            let port = |p: &crate::wire::Port| {
+                json!({
+                    "instance": i.name, "name": p.name, "protocol": p.protocol, "port": p.port, "url": p.url,
+                    "mode": p.mode, "public_port": p.public_port, "public_url": p.public_url, "balanced": p.balanced,
+                })
+            };
             i.ports.iter().map(port).collect()
         };
         print(&format!("{:#}\n", json!(instances.iter().flat_map(ports).collect::<Vec<_>>())))?;
         return Ok(0);
     }
-    let mut rows = vec![["INSTANCE", "NAME", "PROTOCOL", "PORT", "VARIABLE"].map(str::to_owned).to_vec()];
+    let mut rows = vec![["INSTANCE", "NAME", "PROTOCOL", "PORT", "PUBLIC", "VARIABLE"].map(str::to_owned).to_vec()];
     for i in &instances {
         for p in &i.ports {
             let variable = format!("PORT_{}", p.name.to_uppercase());
-            rows.push(vec![i.name.clone(), p.name.clone(), p.protocol.clone(), p.port.to_string(), variable]);
+            let public = p.public_port.map_or_else(|| "-".to_owned(), |number| number.to_string());
+            let public = if p.balanced { format!("{public} ({})", p.mode) } else { public };
+            rows.push(vec![i.name.clone(), p.name.clone(), p.protocol.clone(), p.port.to_string(), public, variable]);
         }
     }
     print(&show::table(&rows))?;

@@ -1,17 +1,18 @@
 //! Stack, settings and placements to the complete `Plan`: users are numbers, paths absolute, variables expanded.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::Placement;
 use super::asks;
-use super::buildfile::{Process, Service, Stack, resolve_after};
+use super::buildfile::{PortDecl, Process, Service, Stack, resolve_after};
 use super::command;
 use super::environ::{self, Env, Var};
 use super::expand;
 use super::options::{At, ProbeOptions, ProcessOptions};
 use super::own_conf;
 use super::ports::Ports;
+use super::proxy;
 use super::settings::{DEFAULT_USER, Settings};
 use super::users::{NotFound, Users};
 use super::value::{Place, Problem, Problems, Warning, quoted};
@@ -52,7 +53,7 @@ pub fn outline(
 ) -> Result<(Plan, Vec<Warning>), Problems> {
     let at = Place::file(&std::sync::Arc::from(stack.file.to_string_lossy()));
     let user = settings.user.clone().unwrap_or_else(|| At { value: DEFAULT_USER.to_owned(), at });
-    let settings = Settings { root: true, user: Some(user), ..settings.clone() };
+    let settings = Settings { root: true, user: Some(user), proxy: proxy::When::Never, ..settings.clone() };
     // Or the name of this machine would stand there.
     let own = Env::from([("HOSTNAME".to_owned(), String::new())]);
     let (mut plan, warnings) = made(stack, placements, &settings, ports, &own, Users::any(), false)?;
@@ -78,7 +79,15 @@ fn made(
     looks_into_homes: bool,
 ) -> Result<(Plan, Vec<Warning>), Problems> {
     let at = Place::file(&std::sync::Arc::from(stack.file.to_string_lossy()));
-    ports.assign(stack, placements, own).map_err(|why| Problem::new(&at, why))?;
+    let is_for_proxy = |port: &PortDecl, of: u32| proxy::is_for(settings.proxy, port, of);
+    let wants_proxy = placements.iter().any(|placement| {
+        let service = stack.service(&placement.service);
+        service.is_some_and(|service| service.ports.iter().any(|port| is_for_proxy(port, placement.of)))
+    });
+    let program = if wants_proxy { proxy::program(settings, own).map(Some) } else { Ok(None) };
+    let has_proxy = matches!(program, Ok(Some(_)));
+    let fronted = |port: &PortDecl, of: u32| has_proxy && is_for_proxy(port, of);
+    ports.assign(stack, placements, &fronted, own).map_err(|why| Problem::new(&at, why))?;
     let own_user = users.own();
     let mut maker = Maker {
         stack,
@@ -91,6 +100,11 @@ fn made(
         problems: Problems::default(),
         warnings: Vec::new(),
     };
+    if let Err(why) = program {
+        let told = format!("no load balancer: {why}; each instance is reached at its own port");
+        let hint = "install the package haproxy, or set proxy = \"never\" in hob.toml";
+        maker.warnings.push(Problem::new(&at, told).hint(hint));
+    }
     let user = maker.default_user(&at);
     let mut plan = Plan { exit_when: settings.exit_when, ..Plan::default() };
     for placement in placements {
@@ -103,12 +117,13 @@ fn made(
     }
     // Both layers were checked when they were read.
     let (defaults, _) = ProcessOptions::layered(&[settings.defaults.as_ref()]);
-    let log = |instance: &Instance, process: &str| {
+    let log_of = |instance: &Instance, process: &str| {
         let placement = placements.iter().find(|placement| placement.group() == instance.name);
-        placement.map(|placement| maker.log(&defaults, process, placement, instance.user.as_ref()))
+        let owner = instance.user.as_ref();
+        placement.map(|placement| log(settings, &defaults, &placement.log_dir, process, owner))
     };
     let replaced = match looks_into_homes {
-        true => own_conf::replace(&mut plan, settings.root, &log),
+        true => own_conf::replace(&mut plan, settings.root, &log_of),
         false => Ok(Vec::new()),
     };
     match replaced {
@@ -196,9 +211,11 @@ impl Maker<'_> {
         let run = variables(self.stack, self.placements, self.settings, self.ports, placement);
         env.extend(run.into_iter().map(|(key, value)| (key, value.as_variable())));
         let number = |name: &str| self.ports.number(service, placement.number, name);
-        let port = |port: &super::buildfile::PortDecl| {
+        let port = |port: &PortDecl| {
             let number = number(&port.name);
-            Port { name: port.name.clone(), protocol: port.protocol, number }
+            let is_fronted = self.ports.is_fronted(service, &port.name);
+            let front = is_fronted.then(|| self.ports.public(service, &port.name));
+            Port { name: port.name.clone(), protocol: port.protocol, mode: port.mode, number, front }
         };
         Instance {
             name: placement.group(),
@@ -264,7 +281,7 @@ impl Maker<'_> {
             health,
             memory_limit: options.memory_limit,
             pidfile,
-            log: self.log(&options, &process.name, placement, user.as_ref()),
+            log: log(self.settings, &options, &placement.log_dir, &process.name, user.as_ref()),
             user,
         })
     }
@@ -336,30 +353,6 @@ impl Maker<'_> {
         names
     }
 
-    fn log(&self, options: &ProcessOptions, name: &str, placement: &Placement, user: Option<&Identity>) -> LogSpec {
-        let mut log = LogSpec {
-            path: placement.log_dir.join(format!("{name}.log")),
-            stderr: None,
-            max_bytes: options.logfile_maxbytes,
-            backups: options.logfile_backups,
-            max_total: options.logfile_max_total,
-            max_age: options.logfile_max_age,
-            timestamps: options.timestamps,
-            prefix: options.log_prefix,
-            json: options.log_json,
-            compress: options.log_compress,
-            on_full: options.on_full,
-            console: options.console.or(self.settings.console).unwrap_or(self.settings.console_auto),
-            owner: user.map(|user| (user.uid, user.gid)),
-            extras: None,
-        };
-        if options.split_stderr {
-            let path = placement.log_dir.join(format!("{name}_error.log"));
-            log.stderr = Some(Box::new(LogSpec { path, ..log.clone() }));
-        }
-        log
-    }
-
     fn relays(&mut self, plan: &mut Plan) {
         for (signal, names) in &self.settings.relay_signals {
             for At { value, at } in names {
@@ -391,7 +384,37 @@ fn means(name: &str, spec: &Spec, instances: &[Instance]) -> bool {
         || of_service()
 }
 
-fn restart(options: &ProcessOptions) -> Restart {
+/// The log of a process, in a folder.
+pub fn log(
+    settings: &Settings,
+    options: &ProcessOptions,
+    folder: &Path,
+    name: &str,
+    owner: Option<&Identity>,
+) -> LogSpec {
+    let mut log = LogSpec {
+        path: folder.join(format!("{name}.log")),
+        stderr: None,
+        max_bytes: options.logfile_maxbytes,
+        backups: options.logfile_backups,
+        max_total: options.logfile_max_total,
+        max_age: options.logfile_max_age,
+        timestamps: options.timestamps,
+        prefix: options.log_prefix,
+        json: options.log_json,
+        compress: options.log_compress,
+        on_full: options.on_full,
+        console: options.console.or(settings.console).unwrap_or(settings.console_auto),
+        owner: owner.map(|user| (user.uid, user.gid)),
+        extras: None,
+    };
+    if options.split_stderr {
+        log.stderr = Some(Box::new(LogSpec { path: folder.join(format!("{name}_error.log")), ..log.clone() }));
+    }
+    log
+}
+
+pub fn restart(options: &ProcessOptions) -> Restart {
     Restart {
         autorestart: options.autorestart.unwrap_or(Autorestart::Always),
         exitcodes: options.exitcodes.clone(),

@@ -28,6 +28,11 @@ fn try_plan(text: &str, toml: &str, root: bool) -> Result<(Plan, Vec<String>), S
     let flags = Overrides { config: Some(file), ..Overrides::default() };
     let mut settings = settings(&flags, &own).unwrap();
     settings.root = root;
+    // Whatever is installed here.
+    settings.haproxy.get_or_insert_with(|| "/no/haproxy".into());
+    if toml.is_empty() {
+        settings.proxy = super::super::proxy::When::Never;
+    }
     let stack = stack(text);
     let made = plan_with(&stack, &placements(&stack), &settings, &mut Ports::in_memory(), &own, users(true));
     let short = |text: String| {
@@ -215,4 +220,54 @@ fn a_thousand_processes_are_planned_quickly() {
     assert!(env_of(&plan, 0).len() < 60, "{}", env_of(&plan, 0).len());
     let took = began.elapsed();
     assert!(took < Duration::from_secs(3), "{took:?}");
+}
+
+const SCALED: &str = "
+www:
+  type: custom
+  instances: 2
+  ports: {www: http, zmq: tcp, sql: {type: tcp, mode: failover}, log: udp}
+";
+
+#[test]
+fn a_load_balancer_stands_in_front_of_what_several_instances_share() {
+    let (plan, warnings) = try_plan(SCALED, "haproxy = \"/bin/sh\"\nproxy_drain = 1\n", true).unwrap();
+    assert_eq!(warnings, [""; 0]);
+    let seen = |i: &Instance| i.ports.iter().map(|p| (p.number, p.front, p.public(i.number))).collect::<Vec<_>>();
+    let (first, second) = (&plan.instances[0], &plan.instances[1]);
+    let own = |n: u16, public| (n, None, public);
+    let shared = |n: u16, public| (n, Some(public), Some(public));
+    let expected = [shared(42808, 42800), own(42801, Some(42801)), shared(42809, 42802), own(42803, Some(42803))];
+    assert_eq!(seen(first), expected);
+    assert_eq!(seen(second), [shared(42804, 42800), own(42805, None), shared(42806, 42802), own(42807, None)]);
+    for (variable, value) in [
+        ("PORT_WWW", "42808"),
+        ("DOTCLOUD_WWW_HTTP_URL", "http://127.0.0.1:42800/"),
+        ("DOTCLOUD_WWW_HTTP_URL_0", "http://127.0.0.1:42808/"),
+        ("DOTCLOUD_WWW_HTTP_URL_1", "http://127.0.0.1:42804/"),
+        ("DOTCLOUD_WWW_ZMQ_PORT", "42801"),
+        ("DOTCLOUD_WWW_SQL_PORT", "42802"),
+        ("DOTCLOUD_WWW_SQL_URL_0", "tcp://127.0.0.1:42809"),
+        ("SERVICE_PORTS_SQL", "tcp"),
+    ] {
+        assert_eq!(first.env.get(variable).map(String::as_str), Some(value), "{variable}");
+    }
+}
+
+#[test]
+fn without_haproxy_one_warning_says_so_and_every_port_is_direct() {
+    let (plan, warnings) = try_plan(SCALED, "proxy_drain = 1\n", true).unwrap();
+    let [warning] = warnings.as_slice() else { panic!("{warnings:?}") };
+    assert!(
+        warning.ends_with(
+            "dotcloud.yml: no load balancer: /no/haproxy is no program (haproxy in hob.toml); each instance is reached \
+             at its own port; install the package haproxy, or set proxy = \"never\" in hob.toml"
+        ),
+        "{warning}"
+    );
+    assert!(plan.instances.iter().flat_map(|i| &i.ports).all(|port| port.front.is_none()));
+    let one = SCALED.replace("instances: 2", "instances: 1");
+    assert_eq!(try_plan(&one, "proxy_drain = 1\n", true).unwrap().1, [""; 0]);
+    let always = try_plan(&one, "proxy = \"always\"\nhaproxy = \"/bin/sh\"\n", true).unwrap().0;
+    assert_eq!(always.instances[0].ports[0].front, Some(42800));
 }

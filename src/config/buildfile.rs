@@ -12,11 +12,11 @@ use std::sync::Arc;
 
 use super::command;
 use super::environ::variable_part;
-use super::options::{At, Declared, PROCESS, ProcessOptions, SERVICE};
+use super::options::{At, Declared, PORT, PROCESS, PortOptions, ProcessOptions, SERVICE, apply};
 use super::read::{text, variable_name};
 use super::value::{Data, Key, Kind, Place, Problem, Problems, Scalar, Value, Warning, closest, quoted};
 use super::yaml;
-use crate::plan::Protocol;
+use crate::plan::{Mode, Protocol};
 
 /// What one dotcloud.yml describes.
 #[derive(Clone, Debug, PartialEq)]
@@ -56,6 +56,7 @@ pub struct Service {
 pub struct PortDecl {
     pub name: String,
     pub protocol: Protocol,
+    pub mode: Mode,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -207,7 +208,7 @@ impl Reader {
             postinstall: String::new(),
             systempackages: Vec::new(),
             instances: 1,
-            ports: vec![PortDecl { name: "www".to_owned(), protocol: Protocol::Http }],
+            ports: vec![PortDecl { name: "www".to_owned(), protocol: Protocol::Http, mode: Mode::Balance }],
             environment: Vec::new(),
             processes: Vec::new(),
             raw: raw.to_vec(),
@@ -305,24 +306,51 @@ impl Reader {
         let mut seen = HashSet::new();
         service.ports = Vec::new();
         for (key, value) in entries {
-            let Some(word) = self.text(value) else { continue };
-            let protocol = match word.as_str() {
-                "http" => Protocol::Http,
-                "tcp" => Protocol::Tcp,
-                "udp" => Protocol::Udp,
-                _ => {
-                    let problem = schema(&value.at, &format!("Unrecognized port {}", quoted(&word)));
-                    self.problems.push(problem.hint("a port is http, tcp or udp; hob chooses the number"));
-                    continue;
-                }
-            };
+            let Some((protocol, mode)) = self.port(service, key, value) else { continue };
             let variable = format!("PORT_{}", variable_part(&key.text));
             if key.text.is_empty() || !seen.insert(variable.clone()) {
                 let told = format!("port {}: {variable} is taken by another port", quoted(&key.text));
                 self.problems.push(Problem::new(&key.at, told).within(&service.subject()));
                 continue;
             }
-            service.ports.push(PortDecl { name: key.text.clone(), protocol });
+            service.ports.push(PortDecl { name: key.text.clone(), protocol, mode });
+        }
+    }
+
+    /// `tcp`, or a mapping of options.
+    fn port(&mut self, service: &Service, key: &Key, value: &Value) -> Option<(Protocol, Mode)> {
+        let mut options = PortOptions::default();
+        let kind = if let Data::Map(_) = value.data {
+            let subject = format!("{}: port {}", service.subject(), quoted(&key.text));
+            let problems = apply(PORT, &mut options, value);
+            self.problems.0.extend(problems.0.into_iter().map(|problem| problem.within(&subject)));
+            let Some(kind) = value.get("type") else {
+                self.problems.push(schema(&value.at, "Missing mandatory entry: \"type\"").hint(PORT_HINT));
+                return None;
+            };
+            kind
+        } else {
+            value
+        };
+        let word = self.text(kind)?;
+        let protocol = match word.as_str() {
+            "http" => Protocol::Http,
+            "tcp" => Protocol::Tcp,
+            "udp" => Protocol::Udp,
+            _ => {
+                self.problems.push(schema(&kind.at, &format!("Unrecognized port {}", quoted(&word))).hint(PORT_HINT));
+                return None;
+            }
+        };
+        let usual = if protocol == Protocol::Http { Mode::Balance } else { Mode::First };
+        match options.mode {
+            Some(At { value: Mode::Balance | Mode::Failover, at }) if protocol == Protocol::Udp => {
+                let told = format!("port {}: a udp port has no other mode than first", quoted(&key.text));
+                let problem = Problem::new(&at, told).hint("HAProxy speaks http and tcp");
+                self.problems.push(problem.within(&service.subject()));
+                None
+            }
+            mode => Some((protocol, mode.map_or(usual, |mode| mode.value))),
         }
     }
 
@@ -568,6 +596,8 @@ fn find_circle<'s>(
     }
     None
 }
+
+const PORT_HINT: &str = "a port is http, tcp or udp; hob chooses the number";
 
 /// Types of the original platform that hob does not run.
 const OTHER_TYPES: &[&str] = &[

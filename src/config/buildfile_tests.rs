@@ -55,6 +55,9 @@ www:
 
 #[test]
 fn every_key_is_read() {
+    let modes = stack("www: {type: custom, ports: {a: http, b: tcp, c: {type: tcp, mode: balance}, d: udp}}\n");
+    let modes: Vec<Mode> = modes.services[0].ports.iter().map(|port| port.mode).collect();
+    assert_eq!(modes, [Mode::Balance, Mode::First, Mode::Balance, Mode::First]);
     let stack = stack(FULL);
     let www = &stack.services[0];
     assert_eq!(
@@ -76,7 +79,7 @@ fn a_service_without_process_or_ports_runs_run_on_www() {
     for text in ["www:\n  type: custom\n", "www: {type: custom, process: }\n", "www: {type: custom, processes: {}}\n"] {
         let www = &stack(text).services[0];
         assert_eq!((www.processes[0].name.as_str(), www.processes[0].command.value.as_str()), ("www", "~/run"));
-        assert_eq!(www.ports, [PortDecl { name: "www".to_owned(), protocol: Protocol::Http }]);
+        assert_eq!(www.ports, [PortDecl { name: "www".to_owned(), protocol: Protocol::Http, mode: Mode::Balance }]);
     }
     assert!(stack("www: {type: custom, ports: {}}\n").services[0].ports.is_empty());
     let default = default_stack(Path::new("/home/dotcloud"));
@@ -144,6 +147,22 @@ const WRONG: &[(&str, &str)] = &[
         "www:\n  type: custom\n  ports: {www: htpt}\n",
         "dotcloud.yml:3:16: Unrecognized port \"htpt\" in \"dotcloud.yml\", line 3, column 16; a port is http, tcp or udp; \
          hob chooses the number",
+    ),
+    (
+        "www:\n  type: custom\n  ports: {www: {mode: first}}\n",
+        "dotcloud.yml:3:16: Missing mandatory entry: \"type\" in \"dotcloud.yml\", line 3, column 16; a port is http, tcp \
+         or udp; hob chooses the number",
+    ),
+    (
+        "www:\n  type: custom\n  ports:\n    a: {type: tcp, mode: balnce}\n    b: {type: tcp, mdoe: first}\n",
+        "dotcloud.yml:4:26: service \"www\": port \"a\": mode \"balnce\" is not one of first, balance, failover; did you \
+         mean \"balance\"?\n\
+         dotcloud.yml:5:20: service \"www\": port \"b\": unknown option \"mdoe\"; did you mean \"mode\"?",
+    ),
+    (
+        "www:\n  type: custom\n  ports: {a: {type: udp, mode: failover}}\n",
+        "dotcloud.yml:3:32: service \"www\": port \"a\": a udp port has no other mode than first; HAProxy speaks http \
+         and tcp",
     ),
     (
         "a_very_long_service_name:\n  type: custom\n",

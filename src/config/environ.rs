@@ -107,12 +107,18 @@ pub fn service_variables(service: &Service) -> Vec<(String, String)> {
     for (key, value) in &service.raw {
         let name = format!("SERVICE_{}", variable_part(&key.text));
         match value.map() {
-            // A process with options is first of all its command line.
-            Some(_) if key.text == "process" => variables.push((name, command_of(value))),
+            Some(_) if key.text == "process" => {
+                variables.push((name, value.get("command").unwrap_or(value).as_variable()));
+            }
             // Every process gets a copy of every variable: their number squared is what it costs.
             Some(entries) if key.text == "processes" && entries.len() > MAX_PROCESS_VARIABLES => {}
             Some(entries) => variables.extend(entries.iter().map(|(sub, value)| {
-                let text = if key.text == "processes" { command_of(value) } else { value.as_variable() };
+                // With options it is first of all what it is without any.
+                let text = match key.text.as_str() {
+                    "processes" => value.get("command").unwrap_or(value).as_variable(),
+                    "ports" => value.get("type").unwrap_or(value).as_variable(),
+                    _ => value.as_variable(),
+                };
                 (format!("{name}_{}", variable_part(&sub.text)), text)
             })),
             None if key.text == "approot" && value.text().is_some_and(|text| text.trim().is_empty()) => {}
@@ -120,10 +126,6 @@ pub fn service_variables(service: &Service) -> Vec<(String, String)> {
         }
     }
     variables
-}
-
-fn command_of(process: &Value) -> String {
-    process.get("command").unwrap_or(process).as_variable()
 }
 
 /// A scalar by its source text, `~` included.
@@ -155,12 +157,14 @@ pub fn run_variables(
     for service in &stack.services {
         let name = variable_part(&service.name);
         for placement in placements.iter().filter(|placement| placement.service == service.name) {
-            let public = public_variables(&name, service, placement.number, ports);
-            let numbered = |(key, value): &(String, String)| (format!("{key}_{}", placement.number), text(value));
             if placement.number == 0 {
-                variables.extend(public.iter().map(|(key, value)| (key.clone(), text(value))));
+                let public = addresses(&name, service, |port| ports.public(service, port));
+                variables.extend(public.into_iter().map(|(key, value)| (key, Var::Text(value))));
             }
-            variables.extend(public.iter().map(numbered));
+            let own = addresses(&name, service, |port| ports.number(service, placement.number, port));
+            let numbered =
+                own.into_iter().map(|(key, value)| (format!("{key}_{}", placement.number), Var::Text(value)));
+            variables.extend(numbered);
         }
         let count = placements.iter().filter(|placement| placement.service == service.name).count();
         // Of a service that runs elsewhere we know nothing, not even that there is none.
@@ -193,12 +197,12 @@ pub fn from_elsewhere(stack: &Stack, placements: &[Placement], own: &Env) -> Vec
     own.iter().filter(|(name, _)| known(name)).map(|(name, text)| (name.clone(), value(name, text))).collect()
 }
 
-/// Where others reach the ports of one instance. For http the word HTTP stands for the port's name.
-fn public_variables(name: &str, service: &Service, instance: u32, ports: &Ports) -> Vec<(String, String)> {
+/// Where ports are reached that have these numbers. For http the word HTTP stands for the port's name.
+fn addresses(name: &str, service: &Service, number: impl Fn(&str) -> u16) -> Vec<(String, String)> {
     let mut variables = Vec::new();
     let mut http_seen = false;
     for port in &service.ports {
-        let number = ports.number(service, instance, &port.name);
+        let number = number(&port.name);
         let scheme = match port.protocol {
             Protocol::Http if http_seen => continue,
             Protocol::Http => {
@@ -321,7 +325,7 @@ db:
         let stack = stack(APP);
         let placements = placements(&stack);
         let mut ports = Ports::in_memory();
-        ports.assign(&stack, &placements, &Env::new()).unwrap();
+        ports.assign(&stack, &placements, &|_, _| false, &Env::new()).unwrap();
         run_variables("hello", &stack, &placements, &ports, &placements[instance])
     }
 

@@ -1,12 +1,13 @@
 //! The option table as text: the lists in dotcloud.yml(5) and hob.toml(5), and `conf/hob.toml`.
 
-use super::options::{HEALTH, Opt, PROCESS, READY, SERVICE};
+use super::options::{HEALTH, Opt, PORT, PROCESS, READY, SERVICE};
 use super::settings::{SETTINGS, default_options, is_bare_in_toml};
 
-/// The list of keys of a section, in roff: `service`, `process`, `ready`, `health` or `settings`.
+/// The list of keys of a section, in roff: `service`, `port`, `process`, `ready`, `health` or `settings`.
 pub fn options_roff(section: &str) -> String {
     match section {
         "service" => SERVICE.iter().map(|key| entry(key.key, key.kind, key.default, key.doc)).collect(),
+        "port" => list(PORT),
         "process" => list(PROCESS),
         "ready" => list(READY),
         "health" => list(HEALTH),
@@ -92,6 +93,7 @@ const EXAMPLES: &[(&str, &str)] = &[
     ("state_dir", "\"/var/lib/hob\""),
     ("log_dir", "\"/var/log/supervisor\""),
     ("home", "\"/home/dotcloud\""),
+    ("haproxy", "\"/usr/sbin/haproxy\""),
     ("user", "\"dotcloud\""),
     ("project", "\"hello\""),
     ("startretries", "3"),
@@ -152,7 +154,7 @@ mod tests {
 
     #[test]
     fn the_manual_pages_hold_the_option_table() {
-        for (page, lists) in [("man/dotcloud.yml.5", 4), ("man/hob.toml.5", 1)] {
+        for (page, lists) in [("man/dotcloud.yml.5", 5), ("man/hob.toml.5", 1)] {
             let text = fs::read_to_string(in_tree(page)).unwrap();
             assert_eq!(text.matches(".\\\" options: ").count(), lists, "{page}");
             assert_eq!(text.matches(".\\\" end of options").count(), lists, "{page}");

@@ -24,6 +24,7 @@ mod ports;
 mod program;
 #[cfg(test)]
 mod program_tests;
+pub mod proxy;
 mod read;
 mod search;
 mod settings;
@@ -40,6 +41,7 @@ use crate::plan::Bind;
 
 pub use assemble::{outline, plan, variables};
 pub use buildfile::{MAX_INSTANCES, Service, Stack, default_stack, stack};
+pub use command::classify as command_kind;
 pub use environ::{Env, build_env, environment_files, from_elsewhere, own_env, variable_part};
 pub use expand::clean as clean_path;
 pub use flags::{Flags, usage as supervisord_usage};
@@ -182,7 +184,7 @@ mod tests {
             assert_eq!(dir.join(&stack.services[0].buildscript).is_file(), name != "memcached", "{}", dir.display());
             assert!(readme.contains(&format!("`{name}`")), "{name}");
         }
-        assert_eq!(count, 12);
+        assert_eq!(count, 13);
     }
 
     #[test]

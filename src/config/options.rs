@@ -11,7 +11,7 @@ use super::kinds;
 use super::read::{ask, exit_codes, located, names, number, positive, probe, put, scalar, text, tri, variables};
 use super::value::{Place, Problem, Problems, Value, quoted};
 use super::yaml;
-use crate::plan::{Autorestart, Compress, OnFull};
+use crate::plan::{Autorestart, Compress, Mode, OnFull};
 
 /// One option of a section whose values are gathered in a `T`.
 #[cfg_attr(not(test), expect(dead_code, reason = "the man pages and conf/hob.toml are checked against it"))]
@@ -502,6 +502,35 @@ pub const PATH: &str = "path";
 pub const SIZE: &str = "size";
 pub const USER: &str = "user, uid or user:group";
 
+/// What is said about a port beside its name.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PortOptions {
+    pub mode: Option<At<Mode>>,
+}
+
+pub const PORT: &[Opt<PortOptions>] = &[
+    Opt {
+        key: "type",
+        kind: "http, tcp or udp",
+        default: "",
+        doc: "The protocol. Required in a mapping.",
+        // Read by who reads the short form too, with the words of the original schema.
+        set: |_, _| Ok(()),
+    },
+    Opt {
+        key: "mode",
+        kind: "first, balance or failover",
+        default: "",
+        doc: "Which of several instances answers at the public port: instance 0, all of them in turn, or one of them, the \
+              lowest that is up. Default: balance for http, first for tcp and udp. udp has no other.",
+        set: |o, v| {
+            let words = [("first", Mode::First), ("balance", Mode::Balance), ("failover", Mode::Failover)];
+            let mode = scalar(v, |text| kinds::word(text, &words))?;
+            put(&mut o.mode, Some(At { value: mode, at: v.at.clone() }))
+        },
+    },
+];
+
 /// What the original schema takes a key of a service for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Declared {
@@ -588,7 +617,7 @@ pub const SERVICE: &[ServiceKey] = &[
     service_key(
         "ports",
         Declared::Dictionary,
-        "mapping of names to http, tcp or udp",
+        "mapping of names to http, tcp or udp, or to port options",
         "{www: http}",
         "The ports it listens on; the number is in PORT_NAME. Absent: one http port named www.",
     ),

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::Placement;
-use super::buildfile::{Service, Stack, read_bounded};
+use super::buildfile::{PortDecl, Service, Stack, read_bounded};
 use super::environ::variable_part;
 use super::value::{Place, Problem, Warning};
 
@@ -19,10 +19,13 @@ use super::value::{Place, Problem, Warning};
 pub struct Ports {
     /// Where they are written down; nowhere for a trial.
     file: Option<PathBuf>,
-    /// `www.0.http`: the number.
+    /// `www.0.http`: the number. That of instance 0 is the public one, and `www.behind.http` is there beside it as soon
+    /// as a load balancer has it.
     numbers: BTreeMap<String, u16>,
     /// What hob's own environment says, which is never written down.
     given: BTreeMap<String, u16>,
+    /// The ports of the last `assign` that a load balancer stands in front of: service and port.
+    fronted: BTreeSet<(String, String)>,
     /// Nothing is given back: while a stack is replaced by another, ports of both are in use.
     keeps: bool,
 }
@@ -44,7 +47,7 @@ impl Ports {
                 (BTreeMap::new(), Some(Problem::new(&at, why).hint(hint)))
             }
         };
-        (Ports { file: Some(file), numbers, given: BTreeMap::new(), keeps: false }, warning)
+        (Ports { file: Some(file), numbers, ..Ports::default() }, warning)
     }
 
     /// For a trial: nothing is read or written.
@@ -67,44 +70,71 @@ impl Ports {
     }
 
     /// Gives every port of these placements a number. A `PORT_X` in hob's own environment wins where it can only mean
-    /// one port. Ports that a service no longer declares are given back. The error names the port that got none.
+    /// one port: with a load balancer in front, that is the public one. Ports that a service no longer declares are
+    /// given back. The error names the port that got none.
     pub fn assign(
         &mut self,
         stack: &Stack,
         placements: &[Placement],
+        fronted: &dyn Fn(&PortDecl, u32) -> bool,
         own_env: &BTreeMap<String, String>,
     ) -> Result<(), String> {
-        let wanted: Vec<(String, String)> = placements
-            .iter()
-            .filter_map(|placement| Some((placement, stack.service(&placement.service)?)))
-            .flat_map(|(placement, service)| {
-                let variable = |name: &str| format!("PORT_{}", variable_part(name));
-                let key = |name: &str| key(&placement.service, placement.number, name);
-                service.ports.iter().map(move |port| (key(&port.name), variable(&port.name)))
-            })
-            .collect();
+        self.fronted.clear();
+        let mut wanted: Vec<(String, Option<String>)> = Vec::new();
+        // Last, so that the others have the numbers they would have without it.
+        let mut behind: Vec<(String, Option<String>)> = Vec::new();
+        for placement in placements {
+            let Some(service) = stack.service(&placement.service) else { continue };
+            for port in &service.ports {
+                let is_fronted = fronted(port, placement.of);
+                if is_fronted && placement.number == 0 {
+                    self.fronted.insert((service.name.clone(), port.name.clone()));
+                    behind.push((key_behind(&service.name, &port.name), None));
+                }
+                let may_be_given = !is_fronted || placement.number == 0;
+                let variable = may_be_given.then(|| format!("PORT_{}", variable_part(&port.name)));
+                wanted.push((key(&service.name, placement.number, &port.name), variable));
+            }
+        }
+        wanted.extend(behind);
         if !self.keeps {
             self.numbers.retain(|key, _| still_declared(stack, key));
         }
         self.given = given(&wanted, own_env);
         let mut taken: BTreeSet<u16> = self.numbers.values().chain(self.given.values()).copied().collect();
-        for (key, _) in &wanted {
-            if self.given.contains_key(key) || self.numbers.contains_key(key) {
+        for (key, _) in wanted {
+            if self.given.contains_key(&key) || self.numbers.contains_key(&key) {
                 continue;
             }
             let Some(free) = (FIRST..=u16::MAX).find(|number| !taken.contains(number)) else {
                 return Err(format!("no port number is left for {key}"));
             };
             taken.insert(free);
-            self.numbers.insert(key.clone(), free);
+            self.numbers.insert(key, free);
         }
         Ok(())
     }
 
-    /// The number of a port; 0 before `assign` has seen it.
+    /// The number that an instance itself listens on; 0 before `assign` has seen it.
     pub fn number(&self, service: &Service, instance: u32, port: &str) -> u16 {
-        let key = key(&service.name, instance, port);
-        self.given.get(&key).or_else(|| self.numbers.get(&key)).copied().unwrap_or(0)
+        match instance {
+            0 if self.is_fronted(service, port) => self.of(&key_behind(&service.name, port)),
+            _ => self.of(&key(&service.name, instance, port)),
+        }
+    }
+
+    /// The number that a service is reached at, however many instances it has: without a load balancer that of
+    /// instance 0.
+    pub fn public(&self, service: &Service, port: &str) -> u16 {
+        self.of(&key(&service.name, 0, port))
+    }
+
+    pub fn is_fronted(&self, service: &Service, port: &str) -> bool {
+        self.fronted.contains(&(service.name.clone(), port.to_owned()))
+    }
+
+    fn of(&self, key: &str) -> u16 {
+        self.given.get(key).or_else(|| self.numbers.get(key)).copied().unwrap_or(0)
     }
 
     /// Writes the numbers down so that a crash leaves the old file or the new one.
@@ -147,6 +177,11 @@ fn key(service: &str, instance: u32, port: &str) -> String {
     format!("{service}.{instance}.{port}")
 }
 
+/// That of instance 0 while its first number is the load balancer's.
+fn key_behind(service: &str, port: &str) -> String {
+    format!("{service}.behind.{port}")
+}
+
 /// Whether the stack knows nothing of the service, or declares the port. Other stacks share the file.
 fn still_declared(stack: &Stack, key: &str) -> bool {
     let mut parts = key.splitn(3, '.');
@@ -155,15 +190,16 @@ fn still_declared(stack: &Stack, key: &str) -> bool {
 }
 
 /// The ports that hob's own environment has a number for, unless two of them would share it.
-fn given(wanted: &[(String, String)], own_env: &BTreeMap<String, String>) -> BTreeMap<String, u16> {
+fn given(wanted: &[(String, Option<String>)], own_env: &BTreeMap<String, String>) -> BTreeMap<String, u16> {
     let mut count: BTreeMap<&str, usize> = BTreeMap::new();
-    for (_, variable) in wanted {
+    for variable in wanted.iter().filter_map(|(_, variable)| variable.as_deref()) {
         *count.entry(variable).or_default() += 1;
     }
     let number = |variable: &str| own_env.get(variable)?.trim().parse::<u16>().ok().filter(|number| *number > 0);
     wanted
         .iter()
-        .filter(|(_, variable)| count.get(variable.as_str()) == Some(&1))
+        .filter_map(|(key, variable)| Some((key, variable.as_deref()?)))
+        .filter(|(_, variable)| count.get(variable) == Some(&1))
         .filter_map(|(key, variable)| Some((key.clone(), number(variable)?)))
         .collect()
 }
@@ -193,12 +229,12 @@ mod tests {
         let two = stack(TWO);
         let (mut ports, warning) = Ports::load(dir.path());
         assert_eq!(warning, None);
-        ports.assign(&two, &placements(&two), &BTreeMap::new()).unwrap();
+        ports.assign(&two, &placements(&two), &|_, _| false, &BTreeMap::new()).unwrap();
         assert_eq!(numbers(&ports, &two), [42800, 42801, 42802, 42803, 42804]);
         ports.save().unwrap();
         let turned = stack("db:\n  type: custom\n  ports: {c: udp, d: tcp}\nwww:\n  type: custom\n  ports: {b: tcp}\n");
         let (mut ports, _) = Ports::load(dir.path());
-        ports.assign(&turned, &placements(&turned), &BTreeMap::new()).unwrap();
+        ports.assign(&turned, &placements(&turned), &|_, _| false, &BTreeMap::new()).unwrap();
         assert_eq!(numbers(&ports, &turned), [42804, 42800, 42801]);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
@@ -214,11 +250,33 @@ mod tests {
     }
 
     #[test]
+    fn a_service_keeps_its_public_number_when_a_load_balancer_comes_and_goes() {
+        let two = stack(TWO);
+        let www = &two.services[0];
+        let mut ports = Ports::in_memory();
+        let seen = |ports: &Ports| [0, 1].map(|n| ports.number(www, n, "a")).map(|n| (n, ports.public(www, "a")));
+        ports.assign(&two, &placements(&two), &|_, _| false, &BTreeMap::new()).unwrap();
+        assert_eq!(seen(&ports), [(42800, 42800), (42802, 42800)]);
+        let is_http = |port: &PortDecl, of: u32| port.protocol == crate::plan::Protocol::Http && of > 1;
+        ports.assign(&two, &placements(&two), &is_http, &BTreeMap::new()).unwrap();
+        assert_eq!(seen(&ports), [(42805, 42800), (42802, 42800)]);
+        assert_eq!((ports.number(www, 0, "b"), ports.is_fronted(www, "b")), (42801, false));
+        // One number in hob's own environment can only be the public one.
+        let env = BTreeMap::from([("PORT_A".to_owned(), "80".to_owned())]);
+        ports.assign(&two, &placements(&two), &is_http, &env).unwrap();
+        assert_eq!(seen(&ports), [(42805, 80), (42802, 80)]);
+        ports.assign(&two, &placements(&two), &|_, _| false, &BTreeMap::new()).unwrap();
+        assert_eq!(seen(&ports), [(42800, 42800), (42802, 42800)]);
+        ports.forget("www", |_, _| false);
+        assert_eq!(ports.numbers.keys().map(String::as_str).collect::<Vec<_>>(), ["db.0.c"]);
+    }
+
+    #[test]
     fn hobs_own_environment_wins_where_it_can_only_mean_one_port() {
         let env = BTreeMap::from([("PORT_C".to_owned(), "9000".to_owned()), ("PORT_A".to_owned(), "9001".to_owned())]);
         let two = stack(TWO);
         let mut ports = Ports::in_memory();
-        ports.assign(&two, &placements(&two), &env).unwrap();
+        ports.assign(&two, &placements(&two), &|_, _| false, &env).unwrap();
         assert_eq!(numbers(&ports, &two), [42800, 42801, 42802, 42803, 9000]);
     }
 }

@@ -370,7 +370,9 @@ fn process(
     if let (true, Some(user)) = (keys.login_environment, &common.user) {
         env_here.extend(own_keys::login(user));
     }
-    env_here.extend(own);
+    env_here.extend(own.clone());
+    let full_name = Name { group: group.to_owned(), process: name.to_owned() };
+    reader.environments.insert(full_name.clone(), own);
     let whole = || env.iter().chain(&env_here).map(|(key, value)| (key.clone(), value.clone())).collect::<Env>();
     let (ready, health) = keys.probes(reader, section, &whole);
     let pidfile = keys.pidfile(reader, section, &whole);
@@ -385,7 +387,7 @@ fn process(
         socket,
     };
     Spec {
-        name: Name { group: group.to_owned(), process: name.to_owned() },
+        name: full_name,
         command: Command { line, kind: CommandKind::Words(words) },
         directory: workdir.unwrap_or(cwd),
         env: env_here,

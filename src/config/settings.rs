@@ -9,6 +9,7 @@ use super::environ::Env;
 use super::expand;
 use super::kinds::{self, Wrong};
 use super::options::{self, At, CONSOLE, DURATION, NOT_A_DEFAULT, Opt, PATH, ProcessOptions};
+use super::proxy::When;
 use super::read::{located, names, positive, put, scalar, text, tri};
 use super::toml;
 use super::users::Users;
@@ -44,6 +45,10 @@ pub struct Settings {
     pub build_timeout: Duration,
     pub postinstall_timeout: Duration,
     pub responsive_timeout: Duration,
+    pub proxy: When,
+    /// HAProxy, where it is not the one in PATH.
+    pub haproxy: Option<PathBuf>,
+    pub proxy_drain: Duration,
     pub user: Option<At<String>>,
     pub project: Option<String>,
     pub exit_when: ExitWhen,
@@ -96,6 +101,9 @@ pub struct SettingsFile {
     build_timeout: Duration,
     postinstall_timeout: Duration,
     responsive_timeout: Duration,
+    proxy: When,
+    haproxy: Option<At<String>>,
+    proxy_drain: Duration,
     user: Option<At<String>>,
     project: Option<String>,
     exit_when: ExitWhen,
@@ -184,6 +192,8 @@ impl Places<'_> {
             found.map_err(|why| problems.push(problem(why))).ok()
         });
         let listen = listen(&file, problems);
+        let haproxy =
+            file.haproxy.as_ref().and_then(|given| self.in_file(given).map_err(|problem| problems.push(problem)).ok());
         Settings {
             files,
             socket,
@@ -197,6 +207,9 @@ impl Places<'_> {
             build_timeout: file.build_timeout,
             postinstall_timeout: file.postinstall_timeout,
             responsive_timeout: file.responsive_timeout,
+            proxy: file.proxy,
+            haproxy,
+            proxy_drain: file.proxy_drain,
             user: file.user,
             project: file.project,
             exit_when: file.exit_when,
@@ -428,6 +441,33 @@ pub const SETTINGS: &[Opt<SettingsFile>] = &[
         doc: "How long a new instance may take until its processes are ready and its declared http and tcp ports accept \
               connections. After that hob goes back to the release before.",
         set: |o, v| put(&mut o.responsive_timeout, scalar(v, positive)?),
+    },
+    Opt {
+        key: "proxy",
+        kind: "auto, always or never",
+        default: "auto",
+        doc: "Where a load balancer, HAProxy, serves the public port of a service: auto: in front of services with several \
+              instances. always: also with one, whose requests then wait while it is replaced. never: each instance is \
+              reached at its own port. See PORTS in dotcloud.yml(5).",
+        set: |o, v| {
+            let words = [("auto", When::Auto), ("always", When::Always), ("never", When::Never)];
+            put(&mut o.proxy, scalar(v, |text| kinds::word(text, &words))?)
+        },
+    },
+    Opt {
+        key: "haproxy",
+        kind: PATH,
+        default: "",
+        doc: "The program. Default: haproxy in PATH or in /usr/sbin.",
+        set: |o, v| put(&mut o.haproxy, Some(located(v)?)),
+    },
+    Opt {
+        key: "proxy_drain",
+        kind: DURATION,
+        default: "10s",
+        doc: "How long a deployment waits for requests and connections that are under way before it stops an instance \
+              behind the load balancer. New ones go to the other instances meanwhile.",
+        set: |o, v| put(&mut o.proxy_drain, scalar(v, kinds::duration)?),
     },
     Opt {
         key: "user",

@@ -18,7 +18,7 @@ use super::percent::Names;
 use super::program;
 use super::users::Users;
 use super::value::{Place, Problem, Problems, Warning, closest};
-use crate::plan::{Address, Identity, Login, Plan, Server, Supervisord};
+use crate::plan::{Address, Identity, Login, Name, Plan, Server, Supervisord};
 
 /// Everything that a file and the flags say.
 #[derive(Clone, Debug, Default)]
@@ -28,6 +28,9 @@ pub struct Conf {
     /// For the log: which files were included, what nobody knows.
     pub notes: Vec<Note>,
     pub warnings: Vec<Warning>,
+    /// What is said about variables, for all programs and for each process: the plan has only what differs.
+    pub environment: Env,
+    pub environments: BTreeMap<Name, Env>,
 }
 
 /// A line for the main log, which is not open yet.
@@ -121,6 +124,7 @@ pub fn supervisord_with(setting: &Setting<'_>, users: Users) -> Result<Conf, Pro
         problems: Problems::default(),
         warnings: Vec::new(),
         notes: Vec::new(),
+        environments: BTreeMap::new(),
     };
     reader.names.text("here", &reader.here.to_string_lossy());
     reader.include(&mut ini);
@@ -143,7 +147,7 @@ pub fn supervisord_with(setting: &Setting<'_>, users: Users) -> Result<Conf, Pro
     if let Some(url) = server_url(&servers) {
         env.insert("SUPERVISOR_SERVER_URL".into(), url);
     }
-    env.extend(global);
+    env.extend(global.clone());
     reader.create_log_dirs = reader.main_switch(&ini, "create_log_dirs");
     reader.login_environment = reader.main_switch(&ini, "login_environment");
     let exit_when = own_keys::exit_when(&mut reader, &ini);
@@ -158,8 +162,8 @@ pub fn supervisord_with(setting: &Setting<'_>, users: Users) -> Result<Conf, Pro
         childlogdir: main.childlogdir.clone(),
     };
     let plan = Plan { specs, exit_when, supervisord: Some(Box::new(own)), ..Plan::default() };
-    let Reader { problems, warnings, notes, .. } = reader;
-    problems.or(Conf { plan, main, notes, warnings })
+    let Reader { problems, warnings, notes, environments, .. } = reader;
+    problems.or(Conf { plan, main, notes, warnings, environment: global, environments })
 }
 
 /// What the readers of all sections share.
@@ -181,6 +185,8 @@ pub struct Reader {
     pub problems: Problems,
     pub warnings: Vec<Warning>,
     pub notes: Vec<Note>,
+    /// What each process says about variables.
+    pub environments: BTreeMap<Name, Env>,
 }
 
 impl Reader {

@@ -397,16 +397,23 @@ fn instance_shown(instance: &plan::Instance, processes: Vec<String>) -> wire::In
         plan::Protocol::Tcp => "tcp",
         plan::Protocol::Udp => "udp",
     };
-    let port = |port: &plan::Port| wire::Port {
-        name: port.name.clone(),
-        protocol: protocol(port).into(),
-        port: port.number,
-        url: format!(
-            "{}://127.0.0.1:{}{}",
-            protocol(port),
-            port.number,
-            if port.protocol == plan::Protocol::Http { "/" } else { "" }
-        ),
+    let mode = |port: &plan::Port| match port.mode {
+        plan::Mode::First => "first",
+        plan::Mode::Balance => "balance",
+        plan::Mode::Failover => "failover",
+    };
+    let port = |port: &plan::Port| {
+        let public_port = port.public(instance.number);
+        wire::Port {
+            name: port.name.clone(),
+            protocol: protocol(port).into(),
+            port: port.number,
+            url: port.url(port.number),
+            mode: mode(port).into(),
+            public_port,
+            public_url: public_port.map(|number| port.url(number)),
+            balanced: port.front.is_some(),
+        }
     };
     wire::Instance {
         name: instance.name.clone(),

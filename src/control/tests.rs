@@ -180,7 +180,13 @@ fn instance(name: &str) -> Instance {
         home: "/h".into(),
         code: "/c".into(),
         log_dir: "/l".into(),
-        ports: vec![Port { name: "www".into(), protocol: Protocol::Http, number: 42800 }],
+        ports: vec![Port {
+            name: "www".into(),
+            protocol: Protocol::Http,
+            mode: Mode::Balance,
+            number: 42800,
+            front: None,
+        }],
         env: [("SECRET".to_owned(), "x".to_owned())].into(),
         user: None,
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::tree::{Tree, speaks_of_data, speaks_of_environment_files};
 use super::{Format, toml, yaml};
 use crate::config::{self, Placement, Ports, Problem, Problems, Service, Settings, Stack, variable_part};
-use crate::plan::{ExitWhen, Instance, Protocol, Spec};
+use crate::plan::{ExitWhen, Instance, Mode, Protocol, Spec};
 
 /// What a person asks for.
 #[derive(Clone, Debug)]
@@ -264,6 +264,7 @@ impl Variable {
 pub struct Port {
     pub name: String,
     pub protocol: Protocol,
+    pub mode: Mode,
     pub number: u16,
     /// The first http port of its service.
     pub is_first_http: bool,
@@ -277,6 +278,7 @@ impl Part {
         let port = |(at, port): (usize, &crate::plan::Port)| Port {
             name: port.name.clone(),
             protocol: port.protocol,
+            mode: port.mode,
             number: port.number,
             is_first_http: first == Some(at),
         };

@@ -6,7 +6,7 @@ use super::MadeFile;
 use super::app::{App, Part, Port, label, seconds};
 use super::image;
 use super::yaml::{Map, Yaml, row};
-use crate::plan::{Ask, Protocol, ReadyBy, Spec};
+use crate::plan::{Ask, Mode, Protocol, ReadyBy, Spec};
 
 /// The manifests and the Containerfile of the image.
 pub fn files(app: &mut App) -> Vec<MadeFile> {
@@ -62,15 +62,12 @@ fn documents(app: &mut App, at: usize) -> Vec<String> {
 
     let mut notes = Vec::new();
     if instances > 1 {
-        let raw = part
-            .ports()
-            .iter()
-            .filter(|port| port.protocol != Protocol::Http)
-            .map(|p| p.name.clone())
-            .collect::<Vec<_>>();
+        let one: Vec<String> =
+            ports.iter().filter(|port| port.mode != Mode::Balance).map(|port| port.name.clone()).collect();
         notes.push(app.lose(&subject, "every replica is instance 0 to itself (DOTCLOUD_SERVICE_ID)"));
-        if !raw.is_empty() {
-            let told = format!("connections to {} go to any replica, and not to the first", raw.join(", "));
+        if !one.is_empty() {
+            let told =
+                format!("connections to {} go to any replica that is ready, and not to one alone", one.join(", "));
             notes.push(app.lose(&subject, &told));
         }
     }
@@ -444,8 +441,13 @@ mod tests {
 
     #[test]
     fn names_of_ports_are_short_and_differ() {
-        let port =
-            |name: &str, number| Port { name: name.into(), protocol: Protocol::Tcp, number, is_first_http: false };
+        let port = |name: &str, number| Port {
+            name: name.into(),
+            protocol: Protocol::Tcp,
+            mode: Mode::First,
+            number,
+            is_first_http: false,
+        };
         let names = port_names(&[port("MC", 1), port("mc", 2), port("a_very_long_name_of_a_port", 3), port("22", 4)]);
         assert_eq!(names, ["mc", "p-2", "a-very-long-nam", "p-22"]);
     }

@@ -7,8 +7,10 @@
 
 mod app;
 mod compose;
+mod daemon;
 mod image;
 mod kubernetes;
+mod supervisord;
 
 mod systemd;
 mod toml;
@@ -22,6 +24,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 pub use app::{App, Asked};
+pub use supervisord::migrate;
 
 use crate::config::{Problems, Settings};
 

@@ -15,12 +15,18 @@ pub enum Yaml {
     /// On one line, for short words.
     Row(Vec<Yaml>),
     Map(Map),
+    /// `*name`, the mapping that has this anchor.
+    Alias(String),
 }
 
 /// A mapping under construction, in the order in which its entries are put.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Map {
     entries: Vec<Entry>,
+    /// `&name`, by which it can be repeated.
+    anchor: Option<String>,
+    /// `<<: *name`, what it has besides.
+    merged: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -79,6 +85,7 @@ impl Map {
         Map::default()
     }
 
+    /// Without an entry of its own; what it has of another does not count.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
@@ -103,6 +110,31 @@ impl Map {
         self
     }
 
+    /// Puts comments in front of the whole.
+    pub fn comment_first(&mut self, notes: &[String]) {
+        if let Some(entry) = self.entries.first_mut() {
+            entry.notes.splice(0..0, notes.iter().cloned());
+        }
+    }
+
+    /// Gives it a name, to be repeated by.
+    pub fn anchor(&mut self, name: &str) {
+        self.anchor = Some(name.to_owned());
+    }
+
+    /// What is left to say when the mapping of an anchor is merged into this one: the entries that differ. Nothing if
+    /// that one has an entry which this one has not.
+    pub fn beside(&self, anchored: &Map) -> Option<Map> {
+        let find = |map: &Map, key: &str| map.entries.iter().find(|entry| entry.key == key).cloned();
+        let merged = anchored.anchor.clone()?;
+        if anchored.entries.iter().any(|entry| find(self, &entry.key).is_none()) {
+            return None;
+        }
+        let differs = |entry: &&Entry| find(anchored, &entry.key).is_none_or(|other| other.value != entry.value);
+        let entries = self.entries.iter().filter(differs).cloned().collect();
+        Some(Map { entries, anchor: None, merged: Some(merged) })
+    }
+
     /// The same for those who chain.
     pub fn with(mut self, key: &str, value: impl Into<Yaml>) -> Map {
         self.put(key, value);
@@ -117,6 +149,9 @@ impl Map {
     }
 
     fn write_at(&self, out: &mut String, indent: usize) {
+        if let Some(name) = &self.merged {
+            let _ = writeln!(out, "{:indent$}<<: *{name}", "");
+        }
         for entry in &self.entries {
             for note in &entry.notes {
                 comment(out, indent, note);
@@ -139,7 +174,8 @@ impl Yaml {
                 }
             }
             Yaml::Map(map) if !map.is_empty() => {
-                let _ = writeln!(out, "{aside}");
+                let anchor = map.anchor.as_ref().map(|name| format!(" &{name}")).unwrap_or_default();
+                let _ = writeln!(out, "{anchor}{aside}");
                 map.write_at(out, indent + 2);
             }
             Yaml::Text(text) if is_block(text) => {
@@ -182,6 +218,7 @@ impl Yaml {
         match self {
             Yaml::Text(text) => scalar(text),
             Yaml::Bare(text) => text.clone(),
+            Yaml::Alias(name) => format!("*{name}"),
             Yaml::List(items) | Yaml::Row(items) => {
                 let items: Vec<String> = items.iter().map(Yaml::in_a_row).collect();
                 format!("[{}]", items.join(", "))

@@ -5,15 +5,12 @@
 //! whoever comes after a crash can take it back; and as long as the last instance does not serve, the old deployment
 //! is the one that counts. Anything that goes wrong puts the old instances back.
 //!
-//! A load balancer in front of scaled services would be a process that `deployed::lay_out` adds to the plan, told of
-//! an instance that leaves before `stop_old` and of one that is there after `wait_until_responsive`.
+//! A load balancer passes over an instance before it is stopped, once what it has under way is done, and takes it in
+//! again when it is responsive. So a service with several instances answers all the time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::Duration;
 
 use super::build::make_home;
 use super::copy;
@@ -21,13 +18,13 @@ use super::deployed::{LaidOut, Shelf, lay_out};
 use super::homes;
 use super::link::Link;
 use super::prepare::{self, Refused};
+use super::proxy::{self, Balancer};
 use super::report::Report;
+use super::responsive::{automatic, declares_ports, wait_until_responsive};
 use super::script::describe;
 use super::store::{self, Deployed, Generation, Record, Rolling, Running, Scaled, Store, cannot};
 use crate::config::{Env, Ports, Service, Settings};
 use crate::plan::{Instance, Protocol, Spec};
-use crate::sys::clock::since_boot;
-use crate::wire::Process;
 
 /// Everything a deployment works with.
 pub struct Site<'a> {
@@ -72,7 +69,15 @@ pub fn deploy(site: &Site<'_>, wanted: &Wanted, report: &mut Report) -> Result<V
     let mut now = old.clone();
     now.generations.push(generation.clone());
     let rolling = Rolling { id, revision: wanted.revision.clone(), now, renames: Vec::new() };
-    let mut roll = Roll { site, old: &old, generation, rolling, done: Vec::new(), was_deployed: site.is_deployed };
+    let mut roll = Roll {
+        site,
+        old: &old,
+        generation,
+        rolling,
+        done: Vec::new(),
+        was_deployed: site.is_deployed,
+        is_balanced: false,
+    };
     let result = roll.all(wanted, report);
     if let Err(refused) = result {
         return Err(roll.put_back(refused, report));
@@ -95,6 +100,8 @@ struct Roll<'a> {
     done: Vec<Step>,
     /// Whether the daemon runs what was deployed, at this moment.
     was_deployed: bool,
+    /// Whether there is a load balancer before or after.
+    is_balanced: bool,
 }
 
 /// One instance that was touched.
@@ -140,6 +147,7 @@ impl Roll<'_> {
         then.revision = Some(wanted.revision.clone());
         then.env.clone_from(&wanted.env);
         then.scale.clone_from(&wanted.scale);
+        then.out.clear();
         then.drop_unused();
         report.stage("record", None, |_| self.site.store.commit(&then))?;
         self.rolling.now = then;
@@ -147,7 +155,7 @@ impl Roll<'_> {
     }
 
     /// The plan as it will be, and its ports: what is wrong with it shows before anything is touched.
-    fn look_ahead(&self, concerned: &BTreeSet<String>, shelf: &mut Shelf<'_>) -> Result<LaidOut, Refused> {
+    fn look_ahead(&mut self, concerned: &BTreeSet<String>, shelf: &mut Shelf<'_>) -> Result<LaidOut, Refused> {
         let mut then = self.rolling.now.clone();
         for scaled in self.generation.services.iter().filter(|scaled| concerned.contains(&scaled.name)) {
             for number in 0..scaled.instances {
@@ -160,7 +168,83 @@ impl Roll<'_> {
         let mut laid = lay_out(self.site.store, &then, self.site.settings, self.site.own, &mut ports)?;
         laid.warnings.extend(warning);
         ports.save().map_err(|e| cannot("write the ports to", &self.site.store.root, &e))?;
+        let before = self.lay_out_now()?;
+        let none = BTreeSet::new();
+        self.is_balanced = Balancer::of(&before.plan, &none, self.site.settings).is_some();
+        if let Some(balancer) = Balancer::of(&laid.plan, &none, self.site.settings) {
+            balancer.check()?;
+            self.is_balanced = true;
+        }
         Ok(laid)
+    }
+
+    /// The plan of what runs at the moment.
+    fn lay_out_now(&self) -> Result<LaidOut, Refused> {
+        let (mut ports, _) = Ports::load(&self.site.store.root);
+        lay_out(self.site.store, &self.rolling.now, self.site.settings, self.site.own, &mut ports)
+    }
+
+    /// From now on nothing new comes to an instance; waits for what it has under way.
+    fn pass_over(&mut self, name: &str, report: &mut Report) -> Result<(), Refused> {
+        if !self.is_balanced || !self.rolling.now.out.insert(name.to_owned()) {
+            return Ok(());
+        }
+        self.site.store.save_rolling(&self.rolling)?;
+        let laid = self.lay_out_now()?;
+        let balancer = Balancer::of(&laid.plan, &self.rolling.now.out, self.site.settings);
+        let Some(balancer) = balancer.filter(|balancer| balancer.passes_over(name)) else { return Ok(()) };
+        report.stage("drain", Some(name), |_| {
+            balancer.route()?;
+            balancer.drain(name);
+            Ok(())
+        })
+    }
+
+    /// The instance serves.
+    fn take_in(&mut self, name: &str, report: &mut Report) -> Result<(), Refused> {
+        if !self.is_balanced || !self.rolling.now.out.remove(name) {
+            return Ok(());
+        }
+        self.site.store.save_rolling(&self.rolling)?;
+        let laid = self.lay_out_now()?;
+        let balancer = Balancer::of(&laid.plan, &self.rolling.now.out, self.site.settings);
+        let Some(balancer) = balancer else { return Ok(()) };
+        if let Some(warning) = balancer.serve(self.site.link)? {
+            report.say(&warning);
+        }
+        Ok(())
+    }
+
+    /// The same for one of before, with no more than can be had at once: there is nothing to go back to.
+    fn take_back_in(&mut self, name: &str) -> Result<(), Refused> {
+        if !self.is_balanced || !self.rolling.now.out.remove(name) {
+            return Ok(());
+        }
+        self.site.store.save_rolling(&self.rolling)?;
+        let laid = self.lay_out_now()?;
+        let balancer = Balancer::of(&laid.plan, &self.rolling.now.out, self.site.settings);
+        balancer.map_or(Ok(()), |balancer| balancer.route())
+    }
+
+    /// Lets the daemon know of another instance in a place. A port that the load balancer had until now is free then,
+    /// and one that it has from now on is already served by others.
+    fn switch(&mut self, service: &str, number: u32) -> Result<(), Refused> {
+        self.order();
+        if self.is_balanced {
+            self.rolling.now.out.insert(format!("{service}.{number}"));
+            self.site.store.save_rolling(&self.rolling)?;
+            let laid = self.lay_out_now()?;
+            if let Some(balancer) = Balancer::of(&laid.plan, &self.rolling.now.out, self.site.settings) {
+                balancer.route()?;
+                let own = laid.plan.instances.iter().find(|i| i.service == service && i.number == number);
+                let direct = own.into_iter().flat_map(|i| &i.ports).filter(|port| port.front.is_none());
+                for port in direct.filter(|port| port.protocol != Protocol::Udp) {
+                    // Somebody else who has it will show when the instance starts.
+                    let _ = proxy::wait_until_free(port.number);
+                }
+            }
+        }
+        self.reload(true)
     }
 
     fn new_instance(&self, scaled: &Scaled, number: u32, shelf: &mut Shelf<'_>) -> Result<Running, Refused> {
@@ -187,6 +271,7 @@ impl Roll<'_> {
         prepare::make_log_dir(new.instance);
         self.done.push(Step { service: service.clone(), number, renames: self.rolling.renames.len(), stopped: false });
         if in_place {
+            self.pass_over(&name, report)?;
             self.stop_old(old.as_ref(), &name, report)?;
             let aside = beside(&home, ".old");
             store::remove(&aside).map_err(|e| cannot("remove", &aside, &e))?;
@@ -203,6 +288,7 @@ impl Roll<'_> {
             })?;
         }
         if !in_place {
+            self.pass_over(&name, report)?;
             self.stop_old(old.as_ref(), &name, report)?;
         }
         self.move_data(old.as_ref(), in_place, service, number, &home)?;
@@ -216,13 +302,13 @@ impl Roll<'_> {
             removed: false,
         };
         put(&mut self.rolling.now, running);
-        self.order();
-        self.reload(true)?;
+        self.switch(service, number)?;
         self.site.link.start(&automatic(&new.specs))?;
         report.tell(&name, "Waiting for the instance to become responsive...");
         report.stage("responsive", Some(&name), |_| {
             wait_until_responsive(self.site, new.instance, &new.specs, declares_ports(new.service))
-        })
+        })?;
+        self.take_in(&name, report)
     }
 
     fn stop_old(&mut self, old: Option<&Running>, name: &str, report: &mut Report) -> Result<(), Refused> {
@@ -279,6 +365,7 @@ impl Roll<'_> {
                 Some(scaled) if running.number < scaled.instances => continue,
                 Some(_) => {
                     self.begin(&running);
+                    self.pass_over(&name, report)?;
                     self.stop_old(Some(&running), &name, report)?;
                     self.park(&running)?;
                     let gone = |i: &Running| i.service == running.service && i.number == running.number;
@@ -287,6 +374,7 @@ impl Roll<'_> {
                 None => {
                     report.tell(&name, "is no longer in dotcloud.yml: stopped, and kept until `hob destroy`");
                     self.begin(&running);
+                    self.pass_over(&name, report)?;
                     self.stop_old(Some(&running), &name, report)?;
                     put(&mut self.rolling.now, Running { removed: true, ..running });
                 }
@@ -369,7 +457,8 @@ impl Roll<'_> {
         let is_switched = now.as_ref() != old;
         let mut first = Ok(());
         if let Some(now) = now.as_ref().filter(|_| is_switched) {
-            first = self.stop_old(Some(now), &name, report);
+            first = self.pass_over(&name, report);
+            first = first.and(self.stop_old(Some(now), &name, report));
         }
         // Whatever the daemon says: the files have to be right for the next boot.
         store::take_back(&self.rolling.renames[step.renames..])?;
@@ -381,17 +470,21 @@ impl Roll<'_> {
         self.site.store.save_rolling(&self.rolling)?;
         first?;
         if is_switched {
-            self.reload(true)?;
+            self.switch(&step.service, step.number)?;
         }
-        let Some(old) = old.filter(|old| !old.removed && step.stopped) else { return Ok(()) };
+        let Some(old) = old.filter(|old| !old.removed && step.stopped) else {
+            return self.take_back_in(&name);
+        };
         report.tell(&name, "Putting back the instance that ran before...");
-        let (mut ports, _) = Ports::load(&self.site.store.root);
-        let laid = lay_out(self.site.store, &self.rolling.now, self.site.settings, self.site.own, &mut ports)?;
+        let laid = self.lay_out_now()?;
         let found = laid.plan.instances.iter().find(|i| i.service == old.service && i.number == old.number);
         let Some(instance) = found else { return Ok(()) };
         let specs: Vec<&Spec> = laid.plan.specs.iter().filter(|spec| spec.name.group == instance.name).collect();
         self.site.link.start(&automatic(&specs))?;
-        wait_until_responsive(self.site, instance, &specs, false)
+        let responsive = wait_until_responsive(self.site, instance, &specs, false);
+        // It is the best there is.
+        let taken_in = self.take_back_in(&name);
+        responsive.and(taken_in)
     }
 }
 
@@ -439,114 +532,6 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
     path.with_file_name(name)
 }
 
-fn automatic(specs: &[&Spec]) -> Vec<String> {
-    specs
-        .iter()
-        .filter(|spec| spec.autostart)
-        .map(|spec| format!("{}:{}", spec.name.group, spec.name.process))
-        .collect()
-}
-
-/// Whether the dotcloud.yml says which ports there are. The one that every service has otherwise may be unused.
-fn declares_ports(service: &Service) -> bool {
-    service.raw.iter().any(|(key, _)| key.text == "ports")
-}
-
-/// Until every process runs and is ready, and the ports accept connections; otherwise why not. A process that has
-/// something else to be ready by is believed.
-fn wait_until_responsive(
-    site: &Site<'_>,
-    instance: &Instance,
-    specs: &[&Spec],
-    with_ports: bool,
-) -> Result<(), Refused> {
-    let until = since_boot() + site.settings.responsive_timeout;
-    let asks_itself = specs.iter().any(|spec| spec.ready.is_some());
-    let mut ports: Vec<u16> = Vec::new();
-    if with_ports && !asks_itself {
-        ports.extend(instance.ports.iter().filter(|port| port.protocol != Protocol::Udp).map(|port| port.number));
-    }
-    let is_automatic = |p: &Process| specs.iter().any(|spec| spec.autostart && spec.name.process == p.process);
-    // A process of that name may have been restarted before, in another release.
-    let mut restarts: BTreeMap<String, u64> = BTreeMap::new();
-    loop {
-        let all = site.link.processes(&instance.name)?;
-        let all: Vec<&Process> = all.iter().filter(|p| is_automatic(p)).collect();
-        let bad = all.iter().find(|p| {
-            let before = *restarts.entry(p.process.clone()).or_insert(p.restarts);
-            has_failed(p, p.restarts.saturating_sub(before))
-        });
-        if let Some(bad) = bad {
-            let mut errors = vec![format!("{}: {} {}", bad.name, bad.state, bad.why)];
-            errors.extend(last_lines(Path::new(&bad.logfile)));
-            return Err(Refused { errors, status: 1 });
-        }
-        let waits = all.iter().find(|p| !is_up(p));
-        if waits.is_none() {
-            ports.retain(|port| !accepts(*port));
-            if ports.is_empty() {
-                return Ok(());
-            }
-        }
-        if since_boot() >= until {
-            let limit = site.settings.responsive_timeout.as_secs_f64();
-            let mut errors = vec![match waits {
-                Some(p) => format!("{}: not ready within {limit} s: {} {}", p.name, p.state, p.why),
-                None => {
-                    let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
-                    let ports = ports.join(", ");
-                    format!("{}: nothing accepts connections on port {ports} within {limit} s", instance.name)
-                }
-            }];
-            errors.extend(all.iter().take(1).flat_map(|p| last_lines(Path::new(&p.logfile))));
-            return Err(Refused { errors, status: 1 });
-        }
-        thread::sleep(LOOK_EVERY);
-    }
-}
-
-fn is_up(process: &Process) -> bool {
-    match process.state.as_str() {
-        "RUNNING" => process.ready,
-        // Has run to its end, as it was meant to.
-        "EXITED" => true,
-        _ => false,
-    }
-}
-
-/// It has given up, cannot be executed, or has died young again and again.
-fn has_failed(process: &Process, restarts: u64) -> bool {
-    let died_badly = process.last_exit.as_ref().is_some_and(|exit| exit.code != Some(0));
-    match process.state.as_str() {
-        "FATAL" => true,
-        "EXITED" => died_badly,
-        "BACKOFF" => restarts + 1 >= TRIES || process.last_exit.as_ref().is_some_and(|e| e.stage.is_some()),
-        _ => false,
-    }
-}
-
-fn accepts(port: u16) -> bool {
-    let at = |ip: std::net::IpAddr| TcpStream::connect_timeout(&SocketAddr::new(ip, port), CONNECT_WITHIN).is_ok();
-    at(std::net::Ipv4Addr::LOCALHOST.into()) || at(std::net::Ipv6Addr::LOCALHOST.into())
-}
-
-/// The end of a log, indented.
-fn last_lines(path: &Path) -> Vec<String> {
-    use std::io::{Read, Seek, SeekFrom};
-    let mut text = Vec::new();
-    let read = fs::File::open(path).and_then(|mut file| {
-        let size = file.metadata()?.len();
-        file.seek(SeekFrom::Start(size.saturating_sub(4 << 10)))?;
-        file.take(4 << 10).read_to_end(&mut text)
-    });
-    if read.is_err() {
-        return Vec::new();
-    }
-    let text = String::from_utf8_lossy(&text);
-    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
-    lines[lines.len().saturating_sub(5)..].iter().map(|line| format!("  {line}")).collect()
-}
-
 /// Of the http ports of all that runs.
 fn urls(site: &Site<'_>, deployed: &Deployed) -> Vec<(String, String)> {
     let (mut ports, _) = Ports::load(&site.store.root);
@@ -555,14 +540,15 @@ fn urls(site: &Site<'_>, deployed: &Deployed) -> Vec<(String, String)> {
     let mut urls = Vec::new();
     for instance in laid.plan.instances.iter().filter(|i| !removed(i)) {
         for port in instance.ports.iter().filter(|port| port.protocol == Protocol::Http) {
-            urls.push((instance.name.clone(), format!("http://127.0.0.1:{}/", port.number)));
+            let Some(number) = port.public(instance.number) else { continue };
+            let name = if port.front.is_some() { &instance.service } else { &instance.name };
+            let url = (name.clone(), port.url(number));
+            if !urls.contains(&url) {
+                urls.push(url);
+            }
         }
     }
     urls
 }
 
-/// How many starts in a row may end within `startsecs`.
-const TRIES: u64 = 3;
 const RELEASES_KEPT: usize = 5;
-const LOOK_EVERY: Duration = Duration::from_millis(25);
-const CONNECT_WITHIN: Duration = Duration::from_millis(500);

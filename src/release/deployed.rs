@@ -96,11 +96,13 @@ pub fn lay_out(
             let Some(running) = here.filter(|running| running.generation == generation.id) else { continue };
             let of_group = plan.specs.iter().filter(|spec| spec.name.group == instance.name).cloned();
             let mut specs: Vec<Spec> = of_group.collect();
-            for spec in specs.iter_mut().filter(|_| running.removed) {
-                spec.autostart = false;
+            let mut instance = instance.clone();
+            if running.removed {
+                specs.iter_mut().for_each(|spec| spec.autostart = false);
+                instance.ports.iter_mut().for_each(|port| port.front = None);
             }
             let files = config::environment_files(&config::variables(&stack, &placements, settings, ports, placement));
-            found.push(Found { running, instance: instance.clone(), specs, files });
+            found.push(Found { running, instance, specs, files });
         }
     }
     laid.warnings.dedup();
@@ -111,6 +113,7 @@ pub fn lay_out(
         laid.files.push(files);
     }
     join_order(&mut laid.plan);
+    config::proxy::add_to(&mut laid.plan, settings, own);
     Ok(laid)
 }
 

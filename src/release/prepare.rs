@@ -11,6 +11,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use super::deployed::{LaidOut, lay_out};
+use super::proxy;
 use super::script::{End, Script, ShowLine, describe, on_stderr, told};
 use super::store::Store;
 use crate::config::{self, Placement, Ports, Service, Settings, Stack};
@@ -92,6 +93,9 @@ pub fn prepare(
         true => config::plan(&stack, &placements, settings, &mut ports, &own).map_err(|p| Refused::config(&p))?.0,
         false => plan,
     };
+    let mut plan = plan;
+    config::proxy::add_to(&mut plan, settings, &own);
+    proxy::follow_plan(&plan, &BTreeSet::new(), settings);
     Ok(Prepared { plan, ports: Some(ports) })
 }
 
@@ -117,6 +121,7 @@ fn deployed(settings: &Settings) -> Result<Prepared, Refused> {
             log::warn!("{}: cannot write {}: {}", instance.name, path.display(), describe(&why));
         }
     }
+    proxy::follow_plan(&plan, &deployed.out, settings);
     Ok(Prepared { plan, ports: Some(ports) })
 }
 

@@ -94,6 +94,9 @@ pub struct Deployed {
     pub generations: Vec<Generation>,
     #[serde(default)]
     pub instances: Vec<Running>,
+    /// Those that a load balancer passes over at the moment, `www.0`: they are about to end, or do not serve yet.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub out: BTreeSet<String>,
 }
 
 /// One deployment: the world as its instances see it, whatever others do later.
