@@ -76,7 +76,7 @@ fn tell_good(conf: &Conf, file: &Path) -> i32 {
         eprintln!("warning: {warning}");
     }
     for note in &conf.notes {
-        if let Note::Warning(text) = note {
+        if let Note::Warning(text) | Note::Critical(text) = note {
             eprintln!("warning: {text}");
         }
     }
@@ -139,6 +139,7 @@ fn run(
         match note {
             Note::Warning(text) => log::warn!("{text}"),
             Note::Info(text) => log::info!("{text}"),
+            Note::Critical(text) => log::error!(target: mainlog::CRITICAL, "{text}"),
         }
     }
     if let Some(text) = dropped {

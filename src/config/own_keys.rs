@@ -46,7 +46,7 @@ const OPTIONS: &[&str] = &[
 const MORE: &[&str] = &["depends_on", "environment_file", "login_environment"];
 
 /// Those of `[supervisord]`.
-pub const MAIN_KEYS: &[&str] = &["create_log_dirs", "exit_when", "login_environment", "state_dir"];
+pub const MAIN_KEYS: &[&str] = &["clean_environment", "create_log_dirs", "exit_when", "login_environment", "state_dir"];
 
 /// All keys of a program, for messages.
 pub fn keys() -> impl Iterator<Item = &'static str> {

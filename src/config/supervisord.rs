@@ -38,6 +38,7 @@ pub struct Conf {
 pub enum Note {
     Info(String),
     Warning(String),
+    Critical(String),
 }
 
 /// What is said about the daemon itself.
@@ -139,6 +140,9 @@ pub fn supervisord_with(setting: &Setting<'_>, users: Users) -> Result<Conf, Pro
     let servers = reader.servers(&ini);
     reader.names.add_env(&global);
     let mut env = setting.env.clone();
+    if reader.main_switch(&ini, "clean_environment") {
+        env.retain(|name, _| is_of_a_login(name));
+    }
     env.insert("SUPERVISOR_ENABLED".into(), "1".into());
     if let Some(url) = server_url(&servers) {
         env.insert("SUPERVISOR_SERVER_URL".into(), url);
@@ -359,8 +363,19 @@ impl Reader {
                 continue;
             }
             let scope = self.names.clone();
-            let (host, port) = self.get(ini, section, "port", &scope, (String::new(), 0), lenient::inet);
+            let (mut host, port) = self.get(ini, section, "port", &scope, (String::new(), 0), lenient::inet);
             let login = self.login(ini, section);
+            let anybody = self.get(ini, section, "allow_anonymous", &scope, false, lenient::boolean);
+            if login.is_none() && !anybody && port > 0 && !is_loopback(&host) {
+                // Better a service that is there than none: from this machine it can be reached as before.
+                let why = format!(
+                    "[{section}] port={} would let everybody in who reaches it: it is served to this machine alone. Set \
+                     username and password, or allow_anonymous=true",
+                    ini.get(section, "port").map_or("", |entry| entry.value.trim())
+                );
+                self.notes.push(Note::Critical(why));
+                host = "localhost".to_owned();
+            }
             servers.push(Server { name: section.clone(), address: Address::Inet { host, port }, login });
         }
         for section in names.iter().filter(|name| name.starts_with("unix_http_server")) {
@@ -392,7 +407,20 @@ impl Reader {
         let names = self.names.clone();
         let own = |text: &str| Ok(Some(text.to_owned()));
         let username = self.get(ini, section, "username", &names, None, own);
+        let home = self.home.clone();
         let password = self.get(ini, section, "password", &names, None, own);
+        let password = password.or_else(|| {
+            self.get(ini, section, "password_file", &names, None, |text| {
+                let path = lenient::absolute(text.trim(), &home);
+                let bytes = super::buildfile::read_bounded(&path);
+                let bytes = bytes.map_err(|why| format!("cannot read password_file {}: {why}", path.display()))?;
+                let text = String::from_utf8_lossy(&bytes);
+                match text.lines().next().unwrap_or_default() {
+                    "" => Err(format!("password_file {} is empty", path.display())),
+                    password => Ok(Some(password.to_owned())),
+                }
+            })
+        });
         match (username, password) {
             (None, None) => None,
             (Some(username), Some(password)) => Some(Login { username, password }),
@@ -483,6 +511,17 @@ impl Level {
             _ => return Err(format!("bad logging level name '{text}'")),
         })
     }
+}
+
+/// What programs need to know of the daemon's environment, and nobody keeps a secret in.
+fn is_of_a_login(name: &str) -> bool {
+    ["PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TERM", "TMPDIR"].contains(&name)
+        || name.starts_with("LC_")
+}
+
+/// Whether only this machine can reach an address. Of a name that is not known.
+fn is_loopback(host: &str) -> bool {
+    host.parse::<std::net::IpAddr>().map_or(host == "localhost" || host.ends_with(".localhost"), |ip| ip.is_loopback())
 }
 
 /// What children find the daemon by.

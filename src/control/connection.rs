@@ -1,6 +1,7 @@
 //! One client: what has come from it, what is still to be sent, and how long it may take.
 
 use std::io::{self, Read, Write};
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
@@ -87,6 +88,14 @@ impl Connection {
 
     pub fn stream(&mut self) -> &mut Stream {
         &mut self.stream
+    }
+
+    /// Where it comes from, over the network.
+    pub fn address(&self) -> Option<IpAddr> {
+        match &self.stream {
+            Stream::Tcp(stream) => stream.peer_addr().ok().map(|address| address.ip()),
+            Stream::Unix(_) => None,
+        }
     }
 
     pub fn fd(&self) -> BorrowedFd<'_> {

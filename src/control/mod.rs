@@ -23,6 +23,7 @@ mod rpc_info;
 mod rpc_own;
 #[cfg(test)]
 mod tests;
+mod throttle;
 mod waiters;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -39,6 +40,7 @@ use self::door::{Door, Stream, Visitor};
 use self::events::Ring;
 use self::exchange::Exchange;
 use self::http::{Answer, Request};
+use self::throttle::{Throttle, Turn};
 use self::waiters::{Client, Finished, Waiters};
 use crate::plan::{Plan, Server};
 use crate::supervisor::Supervisor;
@@ -171,6 +173,7 @@ pub struct Control {
     /// Who asks for metrics, and until when they wait for the logger.
     scrapes: BTreeMap<Ticket, (Client, Time)>,
     next_ticket: u64,
+    throttle: Throttle,
     /// Those who asked for the shutdown and want to hear that it is done.
     mourners: Vec<Client>,
     ring: Ring,
@@ -200,6 +203,7 @@ impl Control {
             exchanges: BTreeMap::new(),
             scrapes: BTreeMap::new(),
             next_ticket: 0,
+            throttle: Throttle::default(),
             mourners: Vec::new(),
             ring: Ring::default(),
         })
@@ -258,7 +262,8 @@ impl Control {
         let clients = self.clients.iter().flatten().filter_map(Connection::deadline).min();
         let exchanges = self.exchanges.values().filter_map(Exchange::deadline).min();
         let scrapes = self.scrapes.values().map(|(_, until)| *until).min();
-        [at_once, clients, exchanges, scrapes, self.waiters.next_deadline(), self.accept_again_at]
+        let held = self.throttle.next_deadline();
+        [at_once, clients, exchanges, scrapes, held, self.waiters.next_deadline(), self.accept_again_at]
             .into_iter()
             .flatten()
             .min()
@@ -280,6 +285,15 @@ impl Control {
                 continue;
             }
             if client.time_out(now) { self.serve(slot, host) } else { self.drop_client(slot) }
+        }
+        for (client, request) in self.throttle.due(now) {
+            match request {
+                Some(request) if self.client(client).is_some() => self.handle(client.slot, &request, host),
+                Some(_) => {}
+                None => self.answer(client, &auth::challenge(), host),
+            }
+            // Its answer may be there by now.
+            self.again.insert(client.slot);
         }
         let finished = self.waiters.handle_timeout(host.supervisor(), now);
         self.tell(finished, host);
@@ -435,7 +449,7 @@ impl Control {
 
     fn admit(&mut self, mut stream: Stream, door: usize, visitor: Visitor, host: &mut dyn Host) {
         let is_full = self.clients.iter().flatten().count() >= MAX_CLIENTS;
-        if is_full && !self.drop_idle(true) {
+        if is_full && !self.drop_idle(true) && !self.drop_guesser() {
             return turn_away(stream);
         }
         let Some(registry) = &self.registry else { return };
@@ -463,6 +477,11 @@ impl Control {
         };
         let found = longest(Doing::Reading).or_else(|| streams_too.then(|| longest(Doing::Streaming)).flatten());
         found.inspect(|&slot| self.drop_client(slot)).is_some()
+    }
+
+    /// Whoever waits for having guessed wrong makes room for a newcomer.
+    fn drop_guesser(&mut self) -> bool {
+        self.throttle.oldest().inspect(|client| self.drop_client(client.slot)).is_some()
     }
 
     /// Tells one newcomer that there are no descriptors, by means of the one kept for that.
@@ -498,9 +517,32 @@ impl Control {
         let Some(Some(client)) = self.clients.get_mut(slot) else { return };
         let id = Client { slot, serial: client.serial };
         let login = self.doors.get(client.door).and_then(|door| door.server.login.as_ref());
-        if login.is_some_and(|login| !auth::admits(login, request)) {
-            client.close_after_answer();
-            return client.answer(&auth::challenge(), now);
+        if let Some(login) = login {
+            // Who gives no login is asked for one at once; a guess has its price, over the network.
+            let guesser = client.address().filter(|_| request.header("authorization").is_some());
+            match guesser.map_or(Turn::Now, |address| self.throttle.turn(address, id, request, now)) {
+                Turn::Now => {}
+                Turn::Later => return,
+                Turn::Never => {
+                    client.close_after_answer();
+                    let why = "too many wrong logins from your address; try again later".to_owned();
+                    return client.answer(&api::failure(429, why), now);
+                }
+            }
+            let is_right = auth::admits(login, request);
+            match guesser {
+                Some(address) if is_right => self.throttle.passed(address),
+                Some(address) => {
+                    client.close_after_answer();
+                    log::warn!("a wrong login for {} from {address}", self.doors[client.door].server.name);
+                    return self.throttle.failed(address, id, now);
+                }
+                None if !is_right => {
+                    client.close_after_answer();
+                    return client.answer(&auth::challenge(), now);
+                }
+                None => {}
+            }
         }
         let guarded = self.doors.get(client.door).map(|door| guard::check(&door.server, &self.own_name, request));
         if let Some(Err(refusal)) = guarded {
@@ -646,6 +688,7 @@ impl Control {
         let Some(mut connection) = self.clients.get_mut(slot).and_then(Option::take) else { return };
         let client = Client { slot, serial: connection.serial };
         self.waiters.forget(client);
+        self.throttle.forget(client);
         self.exchanges.remove(&client);
         self.tickets.retain(|_, waiting| *waiting != client);
         self.scrapes.retain(|_, (waiting, _)| *waiting != client);

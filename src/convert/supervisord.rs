@@ -22,7 +22,7 @@ pub fn migrate(file: &Path) -> Result<Made, Problems> {
     let home = env.get("HOME").cloned().unwrap_or_else(|| "/root".to_owned());
     let mut warnings: Vec<String> = conf.warnings.iter().map(ToString::to_string).collect();
     warnings.extend(conf.notes.iter().filter_map(|note| match note {
-        Note::Warning(text) => Some(text.clone()),
+        Note::Warning(text) | Note::Critical(text) => Some(text.clone()),
         Note::Info(_) => None,
     }));
     let nofile = sys::limits::get(sys::limits::Limit::NoFile).map_or(u64::MAX, |(soft, _)| soft);

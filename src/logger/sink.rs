@@ -288,7 +288,7 @@ impl Sink {
             self.looked_at = now;
             let ours = file.metadata()?;
             let same = |m: fs::Metadata| m.ino() == ours.ino() && m.dev() == ours.dev();
-            if fs::symlink_metadata(&self.spec.path).is_ok_and(same) {
+            if self.place().and_then(fs::symlink_metadata).is_ok_and(same) {
                 return Ok(());
             }
         }
@@ -319,12 +319,30 @@ impl Sink {
         if let Some(own) = own {
             return Ok(Some(own.into()));
         }
+        self.place()?;
         if fs::metadata(&self.spec.path).is_ok_and(|meta| !meta.is_file() && !meta.is_dir()) {
             let mut options = fs::OpenOptions::new();
             options.write(true).custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC | libc::O_NOCTTY);
             return options.open(&self.spec.path).map(Some);
         }
         Ok(None)
+    }
+
+    /// Where its file really lies. A supervisord.conf may name a link, in a folder where only those whom we trust can
+    /// have made it.
+    fn place(&self) -> io::Result<PathBuf> {
+        let path = &self.spec.path;
+        if self.spec.extras.is_none() || !fs::symlink_metadata(path).is_ok_and(|meta| meta.is_symlink()) {
+            return Ok(path.clone());
+        }
+        let folder = path.parent().unwrap_or(Path::new("/"));
+        let meta = fs::metadata(folder)?;
+        let is_ours = meta.uid() == 0 || meta.uid() == sys::process::effective_uid();
+        if !is_ours || meta.mode() & 0o022 != 0 {
+            return Err(io::Error::other("it is a symbolic link in a folder that others can write to"));
+        }
+        // Of one that leads nowhere yet the file is made.
+        fs::canonicalize(path).or_else(|_| Ok(folder.join(fs::read_link(path)?)))
     }
 
     fn mode(&self) -> u32 {
@@ -343,14 +361,15 @@ impl Sink {
         let mut options = fs::OpenOptions::new();
         options.read(true).append(true).create(true).mode(self.mode());
         options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC);
-        let fresh = !self.spec.path.exists();
-        let file = options.open(&self.spec.path)?;
+        let place = self.place()?;
+        let fresh = !place.exists();
+        let file = options.open(&place)?;
         if !file.metadata()?.is_file() {
             return Err(io::Error::other("it is not a regular file"));
         }
         if fresh {
             let _ = file.set_permissions(fs::Permissions::from_mode(self.mode()));
-            self.give_away(&self.spec.path);
+            self.give_away(&place);
         }
         Ok(file)
     }
