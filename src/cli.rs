@@ -1,5 +1,6 @@
 //! The command table: help, man page and completions come from it. Parses, then calls what does the work.
 
+mod booting;
 mod by_name;
 mod deploying;
 mod moving;
@@ -7,20 +8,22 @@ mod moving;
 use std::ffi::OsString;
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
+use serde::{Deserialize, Serialize};
 
 use self::deploying::Deploying;
 use self::moving::Moving;
 use crate::client::{self, Act, Daemon, Failed};
 use crate::config::{self, Overrides, Settings};
 use crate::control::LogQuery;
-use crate::daemon::{self, Refusal, Roles, launch, messages};
+use crate::daemon::{Roles, handover, launch, messages};
 use crate::logger::{self, tail};
-use crate::plan::{Address, Probe, Server};
-use crate::release::prepare::{Prepared, Source, prepare, save_ports};
+use crate::plan::Probe;
+use crate::release::prepare::Source;
 use crate::sys;
 use crate::{init, pidproxy, probe, release};
 
@@ -34,7 +37,7 @@ struct Cli {
     command: Command,
 }
 
-#[derive(Args, Clone)]
+#[derive(Args, Clone, Serialize, Deserialize)]
 struct Places {
     /// The settings file [default: /etc/hob.toml as root, else $XDG_CONFIG_HOME/hob/hob.toml]
     #[arg(long, global = true, value_name = "FILE", env = "HOB_CONFIG", hide_env_values = true)]
@@ -188,6 +191,8 @@ enum Command {
     },
     /// Read the configuration again; only what changed restarts
     Reload,
+    /// Let the running daemon become the hob that is on disk now; processes do not notice
+    Upgrade,
     /// Check dotcloud.yml and hob.toml files, and show all errors at once
     Check {
         /// [default: ./dotcloud.yml, and the settings file if there is one]
@@ -251,6 +256,10 @@ struct Names {
 /// Runs the command of this process and ends it.
 pub fn main() -> ! {
     sys::process::fill_standard_fds();
+    if let Some(left) = handover::left_by_predecessor() {
+        hold_signals();
+        finish(left.map_err(Failed::from).and_then(booting::resume));
+    }
     let mut args = std::env::args_os();
     let name = args.next().unwrap_or_default();
     if let Some(role) = by_name::role(&name) {
@@ -264,11 +273,18 @@ pub fn main() -> ! {
     if args.next_if(|word| word == launch::STUB).is_some() {
         std::process::exit(launch::exec_stub(args));
     }
+    if args.next_if(|word| word.as_bytes() == handover::CHECK.to_bytes()).is_some() {
+        std::process::exit(booting::check(args.next().as_deref()));
+    }
     if args.peek().is_some_and(|word| word == "boot") {
         hold_signals();
     }
     let cli = Cli::parse();
-    let status = run(cli).unwrap_or_else(|failed| {
+    finish(run(cli))
+}
+
+fn finish(outcome: Result<i32, Failed>) -> ! {
+    let status = outcome.unwrap_or_else(|failed| {
         for line in failed.message.lines() {
             messages::say(&format!("hob: {line}"));
         }
@@ -308,9 +324,9 @@ fn run(cli: Cli) -> Result<i32, Failed> {
                 None => Source::Deployed,
             };
             let is_init = sys::process::pid().as_raw() == 1;
-            boot(source, &places, is_init)
+            booting::boot(source, &places, is_init)
         }
-        Command::Up { dir } => up(&dir, &places),
+        Command::Up { dir } => booting::up(&dir, &places),
         Command::Build { dir, out: Some(out), .. } => {
             messages::init("info");
             deploying::build_artifact(&dir, out, &places)
@@ -359,6 +375,7 @@ fn run(cli: Cli) -> Result<i32, Failed> {
         Command::Url { service, json } => client::url(&daemon_at(&places)?, service.as_deref(), json.json),
         Command::Ports { json } => client::ports(&daemon_at(&places)?, json.json),
         Command::Reload => client::reload(&daemon_at(&places)?),
+        Command::Upgrade => client::upgrade(&daemon_at(&places)?),
         Command::Check { files } => check(&places, files),
         Command::Moving(command) => moving::run(command, &places),
         Command::Shutdown { no_wait } => client::shutdown(&daemon_at(&places)?, !no_wait),
@@ -444,55 +461,6 @@ fn failed(refused: release::prepare::Refused) -> Failed {
     Failed { message: refused.errors.join("\n"), status: refused.status }
 }
 
-/// The daemon, with what each of its roles is.
-fn boot(source: Source, places: &Places, console: bool) -> Result<i32, Failed> {
-    let settings = read_boot_settings(places, console)?;
-    serve(source, places.clone(), settings, console)
-}
-
-fn read_boot_settings(places: &Places, console: bool) -> Result<Settings, Failed> {
-    let mut settings = settings(places)?;
-    settings.console_auto = console;
-    messages::init(&settings.log_level);
-    Ok(settings)
-}
-
-fn serve(source: Source, places: Places, settings: Settings, console: bool) -> Result<i32, Failed> {
-    let options = daemon::Options {
-        socket: settings.socket.clone(),
-        servers: own_servers(&settings),
-        state_dir: settings.state_dir.clone(),
-        log_dir: settings.log_dir.clone(),
-        config: settings.files.clone(),
-        roles: roles(),
-        supervisord: None,
-        deployed: matches!(source, Source::Deployed),
-        make_plan: Box::new(move |wanted, step, done| {
-            // A reload sees what the settings say now; paths stay where the daemon has them.
-            let (log_dir, state_dir) = (settings.log_dir.clone(), settings.state_dir.clone());
-            let fresh = match wanted.again {
-                true => read_boot_settings(&places, console).map(|fresh| Settings { log_dir, state_dir, ..fresh }),
-                false => Ok(settings.clone()),
-            };
-            let source = if wanted.deployed { &Source::Deployed } else { &source };
-            let prepared =
-                fresh.map_err(|f| Refusal { errors: lines(&f.message), status: f.status }).and_then(|settings| {
-                    prepare(source, &settings, wanted.again, step)
-                        .map_err(|r| Refusal { errors: r.errors, status: r.status })
-                });
-            match prepared {
-                Ok(Prepared { plan, ports }) => {
-                    done(Ok(plan));
-                    save_ports(ports);
-                }
-                Err(refusal) => done(Err(refusal)),
-            }
-        }),
-    };
-    daemon::boot(options).map_err(|why| Failed { message: why.to_string(), status: 111 })
-}
-
-/// What the daemon's children are.
 fn roles() -> Roles {
     Roles {
         logger: |link| logger::run(link, io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none()),
@@ -504,18 +472,6 @@ fn roles() -> Roles {
 }
 
 /// The socket in the file system that every command uses, and the one on the network if there is to be one.
-fn own_servers(settings: &Settings) -> Vec<Server> {
-    let (path, mode, group) = (settings.socket.clone(), settings.socket_mode, settings.socket_group);
-    let own = Server { name: "hob".into(), address: Address::Unix { path, mode, owner: None, group }, login: None };
-    let listen = settings.listen.clone();
-    let inet = listen.map(|l| Server { name: "listen".into(), address: l.address, login: Some(l.login) });
-    [own].into_iter().chain(inet).collect()
-}
-
-fn lines(text: &str) -> Vec<String> {
-    text.lines().map(str::to_owned).collect()
-}
-
 fn run_probe(asked: &Probe) -> (i32, String) {
     probe::run(asked)
 }
@@ -529,19 +485,6 @@ fn serve_logs(socket: OwnedFd, query: LogQuery, folder: &Path) {
         since: query.since,
     };
     let _ = crate::control::serve_logs(socket, &query, |_, show| tail::tail(folder, &wanted, show));
-}
-
-fn up(dir: &Path, places: &Places) -> Result<i32, Failed> {
-    let mut settings = read_boot_settings(places, true)?;
-    let given = release::up::Given { socket: places.socket.is_some(), log_dir: places.log_dir.is_some() };
-    let built = release::up::build(dir, &given, &mut settings).map_err(failed)?;
-    let socket = settings.socket.clone();
-    // It ends as soon as it has something to say, or when the daemon has gone without that.
-    let _ = sys::process::fork(|| {
-        sys::process::set_name("hob url");
-        client::announce(&Daemon::at(&socket))
-    });
-    serve(built, places.clone(), settings, true)
 }
 
 fn logs(places: &Places, names: &[String], wanted: tail::Wanted) -> Result<i32, Failed> {

@@ -111,6 +111,9 @@ pub struct Info {
     /// `starting`, `postinstall`, `running`, `stopping`.
     pub state: String,
     pub uptime: f64,
+    /// How often it has become another binary since it was started. A hob that cannot do that does not tell.
+    #[serde(default)]
+    pub upgrades: u32,
     pub log_dir: String,
     pub state_dir: String,
     /// `deployed`, `home` or `supervisord`: what the plan comes from.
@@ -184,7 +187,7 @@ pub struct Reload {
     pub deployed: Option<bool>,
 }
 
-/// The answer to reload and shutdown.
+/// The answer to reload, upgrade and shutdown.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Done {
     pub message: String,

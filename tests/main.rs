@@ -36,3 +36,4 @@ mod supervisorctl;
 mod supervisord;
 mod supervisord_own;
 mod systemd;
+mod upgrade;

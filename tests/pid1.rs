@@ -121,6 +121,31 @@ fn a_stop_as_pid_1_leaves_nothing_and_strangers_are_reaped_but_not_touched() {
 }
 
 #[test]
+fn an_upgrade_as_pid_1_goes_on_with_the_same_children_and_duties() {
+    if !can() {
+        return;
+    }
+    let mut pid1 = Pid1::boot(Home::with("one: sleep 1000\ntwo: sleep 1000"));
+    let status = |pid1: &Pid1| pid1.inside(&[hob_bin(), "status", "--json"]).json();
+    let before = pid1.wait("both", || {
+        let all = status(&pid1);
+        let running = all.as_array()?.iter().all(|process| process["state"] == "RUNNING");
+        running.then(|| all.as_array().map(|all| all.iter().map(|p| p["pid"].clone()).collect::<Vec<_>>()))?
+    });
+    for _ in 0..3 {
+        let ran = pid1.inside(&[hob_bin(), "upgrade"]);
+        assert_eq!(ran.code, 0, "{ran:?} {}", pid1.text("err"));
+    }
+    let after = status(&pid1);
+    let after: Vec<_> = after.as_array().expect("a list").iter().map(|process| process["pid"].clone()).collect();
+    assert_eq!(after, before);
+    pid1.inside(&["sh", "-c", "(sleep 0.1 &) ; exit 0"]);
+    pid1.wait("no zombie", || children_of(pid1.pid).iter().all(|c| c.1 != 'Z').then_some(()));
+    pid1.signal(Signal::SIGTERM);
+    assert_eq!(pid1.end(), 0);
+}
+
+#[test]
 fn a_container_can_end_when_its_program_does_with_its_status() {
     if !can() {
         return;

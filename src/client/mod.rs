@@ -13,6 +13,7 @@ mod why;
 
 use std::io;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde_json::json;
@@ -21,7 +22,7 @@ pub use self::show::{print, table};
 pub use self::talk::{Daemon, Failed, escape};
 pub use self::why::why;
 use crate::sys::proc;
-use crate::wire::{Environment, Event, Info, Instance, Outcome, Process};
+use crate::wire::{Done, Environment, Event, Info, Instance, Outcome, Process};
 
 type Answer = Result<i32, Failed>;
 
@@ -343,6 +344,31 @@ pub fn reload(daemon: &Daemon) -> Answer {
     Ok(0)
 }
 
+/// Waits until the daemon is another program, or has stayed what it was.
+pub fn upgrade(daemon: &Daemon) -> Answer {
+    let before: Info = daemon.get("/v1/info")?;
+    let begun: Done = daemon.ask("POST", "/v1/upgrade", b"")?;
+    let give_up_at = Instant::now() + UPGRADED_WITHIN;
+    loop {
+        // It hears nobody for a moment, and who was connected has to come again.
+        match daemon.get::<Info>("/v1/info") {
+            Ok(now) if now.upgrades > before.upgrades => break,
+            Ok(_) | Err(_) if Instant::now() < give_up_at => std::thread::sleep(Duration::from_millis(5)),
+            Ok(_) => {
+                let message = "hob is still what it was; what it says on its standard error tells why".to_owned();
+                return Err(Failed { message, status: 1 });
+            }
+            Err(failed) => return Err(failed),
+        }
+    }
+    let processes: Vec<Process> = daemon.get("/v1/processes")?;
+    let running = processes.iter().filter(|process| process.pid.is_some()).count();
+    print(&format!("{}; {running} processes go on\n", begun.message))?;
+    Ok(0)
+}
+
+const UPGRADED_WITHIN: Duration = Duration::from_secs(10);
+
 /// Waits until the daemon is gone.
 pub fn shutdown(daemon: &Daemon, wait: bool) -> Answer {
     let (before, same_namespace): (Info, bool) = daemon.get_with_namespace("/v1/info")?;
@@ -352,7 +378,7 @@ pub fn shutdown(daemon: &Daemon, wait: bool) -> Answer {
     // Its answer comes when everything has stopped; then it only has to write the last log lines and leave.
     let status = send_shutdown(daemon)?;
     if same_namespace {
-        proc::wait_until_gone(before.pid, std::time::Duration::from_secs(10));
+        proc::wait_until_gone(before.pid, Duration::from_secs(10));
     }
     Ok(status)
 }

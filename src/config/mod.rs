@@ -37,6 +37,8 @@ mod yaml;
 
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 use crate::plan::Bind;
 
 pub use assemble::{outline, plan, variables};
@@ -66,7 +68,7 @@ pub fn yaml_as_json(text: &str) -> Result<serde_json::Value, String> {
 }
 
 /// Where one instance of a service is to run.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Placement {
     pub service: String,
     pub number: u32,

@@ -47,6 +47,8 @@ pub enum Reply {
     Reload {
         deployed: Option<bool>,
     },
+    /// The answer is `Control::upgrade_done`'s.
+    Upgrade,
     /// What the logger counts is asked for; the answer is `metrics::answer`.
     Metrics,
     /// The answer is `Control::goodbye`'s.
@@ -295,6 +297,13 @@ pub fn reload(call: &mut Call<'_>) -> Handled {
         body => serde_json::from_slice(body).map_err(|e| failure(400, format!("cannot read the body: {e}")))?,
     };
     Ok(Reply::Reload { deployed: asked.deployed })
+}
+
+pub fn upgrade(call: &mut Call<'_>) -> Handled {
+    if call.host.supervisor().is_shutting_down() {
+        return Err(failure(503, "hob is shutting down".into()));
+    }
+    Ok(Reply::Upgrade)
 }
 
 pub fn shutdown(call: &mut Call<'_>) -> Handled {

@@ -9,7 +9,10 @@ use mio::event::Source;
 use mio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use mio::{Interest, Registry, Token};
 
+use serde::{Deserialize, Serialize};
+
 use crate::plan::{Address, Server};
+use crate::sys::lent::{Lent, Number};
 use crate::sys::process;
 use crate::sys::socket_unix::{self, FileId, Peer};
 
@@ -39,6 +42,15 @@ pub enum Visitor {
     Anyone,
 }
 
+/// The same for the next binary.
+#[derive(Serialize, Deserialize)]
+pub struct Handed {
+    server: Server,
+    listener: Number,
+    /// Whether the file at its path is the one that we made.
+    has_file: bool,
+}
+
 impl Door {
     /// The error is a sentence: `cannot bind /run/hob.sock: in use by pid 812 (hob); is it already running?`
     pub fn open(server: &Server) -> io::Result<Door> {
@@ -56,6 +68,23 @@ impl Door {
             Address::Inet { host, port } => (Listener::Tcp(listen_tcp(host, *port)?), None),
         };
         Ok(Door { server: server.clone(), listener, file })
+    }
+
+    pub fn hand_over<'d>(&'d self, lent: &mut Lent<'d>) -> Handed {
+        Handed { server: self.server.clone(), listener: lent.lend(self), has_file: self.own_file().is_some() }
+    }
+
+    /// Who waits to be let in goes on waiting.
+    pub fn take_over(handed: Handed) -> io::Result<Door> {
+        let fd = handed.listener.adopt()?;
+        let (listener, file) = match &handed.server.address {
+            Address::Unix { path, .. } => {
+                let listener = UnixListener::from_std(fd.into());
+                (Listener::Unix(listener), handed.has_file.then(|| socket_unix::file_id(path)).flatten())
+            }
+            Address::Inet { .. } => (Listener::Tcp(TcpListener::from_std(fd.into())), None),
+        };
+        Ok(Door { server: handed.server, listener, file })
     }
 
     pub fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
@@ -109,11 +138,16 @@ impl Door {
 
     /// A copy of the descriptor, to be given up when a newcomer needs one.
     pub fn spare(&self) -> Option<OwnedFd> {
-        let fd = match &self.listener {
+        self.as_fd().try_clone_to_owned().ok()
+    }
+}
+
+impl AsFd for Door {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match &self.listener {
             Listener::Unix(listener) => listener.as_fd(),
             Listener::Tcp(listener) => listener.as_fd(),
-        };
-        fd.try_clone_to_owned().ok()
+        }
     }
 }
 

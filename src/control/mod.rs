@@ -33,6 +33,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use mio::{Interest, Registry, Token};
+use serde::{Deserialize, Serialize};
 
 use self::api::{Call, Reply};
 use self::connection::{Connection, Doing, Step};
@@ -45,6 +46,7 @@ use self::waiters::{Client, Finished, Waiters};
 use crate::plan::{Plan, Server};
 use crate::supervisor::Supervisor;
 use crate::supervisor::event::{Change, Event, ProcessId, Run, Time};
+use crate::sys::lent::Lent;
 use crate::sys::socket_unix;
 use crate::{sys, wire};
 
@@ -84,6 +86,8 @@ pub trait Host {
     /// Somebody who may block takes the connection over: `serve_logs`.
     fn stream_logs(&mut self, socket: OwnedFd, query: LogQuery);
     fn shutdown(&mut self);
+    /// Begins to become the binary that is on disk now; `Control::upgrade_done` follows.
+    fn upgrade(&mut self, ticket: Ticket);
 
     // What only supervisord's clients ask for.
 
@@ -179,13 +183,23 @@ pub struct Control {
     ring: Ring,
 }
 
+/// What the next binary gets of it; clients are told to come again.
+#[derive(Serialize, Deserialize)]
+pub struct Handed {
+    doors: Vec<door::Handed>,
+    recent: Vec<String>,
+}
+
 impl Control {
     /// The error is a sentence: `cannot bind /run/hob.sock: in use by pid 812 (hob); is it already running?`
     pub fn bind(servers: &[Server]) -> io::Result<Control> {
         if servers.len() > MAX_DOORS {
             return Err(io::Error::other(format!("cannot listen on more than {MAX_DOORS} sockets")));
         }
-        let doors = servers.iter().map(Door::open).collect::<io::Result<Vec<Door>>>()?;
+        Control::with(servers.iter().map(Door::open).collect::<io::Result<_>>()?)
+    }
+
+    fn with(doors: Vec<Door>) -> io::Result<Control> {
         Ok(Control {
             reserve: doors.first().and_then(Door::spare),
             doors,
@@ -207,6 +221,19 @@ impl Control {
             mourners: Vec::new(),
             ring: Ring::default(),
         })
+    }
+
+    pub fn hand_over<'c>(&'c self, lent: &mut Lent<'c>) -> Handed {
+        Handed {
+            doors: self.doors.iter().map(|door| door.hand_over(lent)).collect(),
+            recent: self.ring.last(usize::MAX).map(str::to_owned).collect(),
+        }
+    }
+
+    pub fn take_over(handed: Handed) -> io::Result<Control> {
+        let mut control = Control::with(handed.doors.into_iter().map(Door::take_over).collect::<io::Result<_>>()?)?;
+        handed.recent.into_iter().for_each(|line| control.ring.push(line));
+        Ok(control)
     }
 
     /// Tokens from `first_token` up belong to control.
@@ -370,6 +397,16 @@ impl Control {
         self.answer(client, &answer, host);
     }
 
+    /// What the upgrade that this ticket was given for will come to, or why there is none.
+    pub fn upgrade_done(&mut self, ticket: Ticket, result: Result<String, String>, host: &mut dyn Host) {
+        let Some(client) = self.tickets.remove(&ticket) else { return };
+        let answer = match result {
+            Ok(message) => api::good(&wire::Done { message }),
+            Err(why) => api::failure(409, why),
+        };
+        self.answer(client, &answer, host);
+    }
+
     /// Makes each socket file again that has been deleted.
     pub fn rebind(&mut self) {
         let Some(registry) = &self.registry else { return };
@@ -395,10 +432,15 @@ impl Control {
         for file in self.doors.iter().filter_map(Door::own_file) {
             let _ = std::fs::remove_file(file);
         }
+        self.part("hob has been shut down");
+    }
+
+    /// Gives every client what there is for it, and `why` to those for whom there is nothing yet.
+    pub fn part(&mut self, why: &str) {
         let mut answers: Vec<(Client, Answer)> = Vec::new();
         answers.extend(self.waiters.end().into_iter().map(|(client, outcomes)| (client, api::good(&outcomes))));
         let reloads = std::mem::take(&mut self.tickets).into_values();
-        answers.extend(reloads.map(|client| (client, api::failure(503, "hob has been shut down".into()))));
+        answers.extend(reloads.map(|client| (client, api::failure(503, why.to_owned()))));
         let done = api::good(&wire::Done { message: "everything is stopped".into() });
         answers.extend(std::mem::take(&mut self.mourners).into_iter().map(|client| (client, done.clone())));
         let now = Time::default();
@@ -578,12 +620,18 @@ impl Control {
             }
             Ok(Reply::Events { recent, follow }) => client.stream_lines(&recent, follow, now),
             Ok(Reply::Logs(_)) if client.wants_head_only() => client.stream_lines(&[], false, now),
-            Ok(Reply::Logs(query)) => self.hand_over(slot, query, host),
+            Ok(Reply::Logs(query)) => self.pass_on(slot, query, host),
             Ok(Reply::Reload { deployed }) => {
                 self.next_ticket += 1;
                 let ticket = Ticket(self.next_ticket);
                 self.tickets.insert(ticket, id);
                 host.reload(ticket, deployed);
+            }
+            Ok(Reply::Upgrade) => {
+                self.next_ticket += 1;
+                let ticket = Ticket(self.next_ticket);
+                self.tickets.insert(ticket, id);
+                host.upgrade(ticket);
             }
             Ok(Reply::Metrics) => {
                 self.next_ticket += 1;
@@ -637,7 +685,7 @@ impl Control {
         match logs::tail_of(request, host) {
             Err(answer) => self.answer_now(client, &answer, host),
             Ok(tail) => {
-                let Some(socket) = self.take_over(client.slot) else { return };
+                let Some(socket) = self.take_client(client.slot) else { return };
                 host.follow_log(socket, tail);
             }
         }
@@ -651,7 +699,7 @@ impl Control {
     }
 
     /// The socket of a client that somebody else serves from now on.
-    fn take_over(&mut self, slot: usize) -> Option<OwnedFd> {
+    fn take_client(&mut self, slot: usize) -> Option<OwnedFd> {
         let mut client = self.clients.get_mut(slot).and_then(Option::take)?;
         // A forked child keeps the socket open, so closing ours would not end its registration.
         if let Some(registry) = &self.registry {
@@ -660,8 +708,8 @@ impl Control {
         Some(client.into_fd())
     }
 
-    fn hand_over(&mut self, slot: usize, query: LogQuery, host: &mut dyn Host) {
-        if let Some(socket) = self.take_over(slot) {
+    fn pass_on(&mut self, slot: usize, query: LogQuery, host: &mut dyn Host) {
+        if let Some(socket) = self.take_client(slot) {
             host.stream_logs(socket, query);
         }
     }

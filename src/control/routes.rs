@@ -71,6 +71,11 @@ pub const ROUTES: &[Route] = &[
     get("/v1/events", api::events, "Streams changes of state, one JSON value a line."),
     get("/v1/logs", api::logs, "Streams log lines, one JSON value a line."),
     post("/v1/reload", api::reload, "Reads the configuration again; only what changed restarts."),
+    post(
+        "/v1/upgrade",
+        api::upgrade,
+        "Becomes the binary that is on disk now, if that understands the state of this one; nothing is stopped.",
+    ),
     post("/v1/shutdown", api::shutdown, "Stops everything in order, answers, and ends."),
     get("/v1/health", api::health, "Tells by its status whether everything that should run does."),
     get("/metrics", metrics::metrics, "Shows all processes in the text format of Prometheus."),

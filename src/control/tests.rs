@@ -41,6 +41,7 @@ impl Host for FakeHost {
             pid: 1,
             state: "running".into(),
             uptime: 1.0,
+            upgrades: 0,
             log_dir: "/l".into(),
             state_dir: "/s".into(),
             source: "home".into(),
@@ -64,6 +65,9 @@ impl Host for FakeHost {
     fn stream_logs(&mut self, socket: OwnedFd, query: LogQuery) {
         self.log_queries.push(query.clone());
         logs::send_logs(socket, &query, |_, line| line("web", b"hello")).expect("the client takes it");
+    }
+    fn upgrade(&mut self, ticket: Ticket) {
+        self.tickets.push(ticket);
     }
     fn shutdown(&mut self) {
         self.shutdowns += 1;

@@ -5,11 +5,13 @@ use std::io;
 use std::os::unix::net::UnixDatagram;
 
 use nix::errno::Errno;
+use serde::{Deserialize, Serialize};
 
 use super::batch::Batch;
 use super::launch::{REPORT_MAX, Report};
 use super::oom::OomCounter;
 use crate::supervisor::event::{Exit, Job, ProcessId, Run};
+use crate::sys::lent::{Lent, Number};
 use crate::sys::process::{self, Ended, Pid};
 
 /// The children that are somebody: runs of the supervisor. Helpers of hob itself and orphans are not in it.
@@ -34,6 +36,18 @@ pub struct Children {
     oom: OomCounter,
 }
 
+/// The same for the next binary.
+#[derive(Serialize, Deserialize)]
+pub struct Handed {
+    runs: Vec<(Run, i32)>,
+    leaders: Vec<(ProcessId, i32)>,
+    reports: Number,
+    report_tx: Number,
+    failed: Vec<(u64, String, i32)>,
+    said: BTreeMap<u64, String>,
+    troubles: BTreeMap<u64, Vec<String>>,
+}
+
 /// A child that has been reaped.
 pub enum Reaped {
     Run(Run, Exit),
@@ -45,7 +59,11 @@ impl Children {
     pub fn new() -> io::Result<Children> {
         let (reports, report_tx) = UnixDatagram::pair()?;
         reports.set_nonblocking(true)?;
-        Ok(Children {
+        Ok(Children::with(reports, report_tx))
+    }
+
+    fn with(reports: UnixDatagram, report_tx: UnixDatagram) -> Children {
+        Children {
             runs: HashMap::new(),
             pids: HashMap::new(),
             leaders: HashMap::new(),
@@ -58,7 +76,35 @@ impl Children {
             said: BTreeMap::new(),
             troubles: BTreeMap::new(),
             oom: OomCounter::new(),
-        })
+        }
+    }
+
+    /// Whether launchers are at work, which only this program can follow.
+    pub fn is_settled(&self) -> bool {
+        self.batches.is_empty() && self.not_made.is_empty()
+    }
+
+    pub fn hand_over<'c>(&'c self, lent: &mut Lent<'c>) -> Handed {
+        Handed {
+            runs: self.pids.iter().map(|(run, pid)| (*run, pid.as_raw())).collect(),
+            leaders: self.leaders.iter().map(|(id, pid)| (*id, pid.as_raw())).collect(),
+            reports: lent.lend(&self.reports),
+            report_tx: lent.lend(&self.report_tx),
+            failed: self.failed.iter().map(|(run, (stage, errno))| (*run, stage.clone(), *errno)).collect(),
+            said: self.said.clone(),
+            troubles: self.troubles.clone(),
+        }
+    }
+
+    pub fn take_over(handed: Handed) -> io::Result<Children> {
+        let mut children = Children::with(handed.reports.adopt()?.into(), handed.report_tx.adopt()?.into());
+        for (run, pid) in handed.runs {
+            children.add(run, Pid::from_raw(pid));
+        }
+        children.leaders = handed.leaders.into_iter().map(|(id, pid)| (id, Pid::from_raw(pid))).collect();
+        children.failed = handed.failed.into_iter().map(|(run, stage, errno)| (run, (stage, errno))).collect();
+        (children.said, children.troubles) = (handed.said, handed.troubles);
+        Ok(children)
     }
 
     pub fn report_rx(&self) -> &UnixDatagram {

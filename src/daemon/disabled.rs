@@ -7,8 +7,11 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 use crate::plan::{Name, Spec};
 
+#[derive(Clone, Serialize, Deserialize)]
 pub struct Disabled {
     file: PathBuf,
     names: BTreeSet<String>,

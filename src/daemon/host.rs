@@ -26,6 +26,7 @@ impl Host for Daemon {
             pid: sys::process::pid().as_raw(),
             state,
             uptime: now().since(self.born).as_secs_f64(),
+            upgrades: self.upgrades,
             log_dir: self.options.log_dir.display().to_string(),
             state_dir: self.options.state_dir.display().to_string(),
             source: match &self.conductor {
@@ -79,6 +80,10 @@ impl Host for Daemon {
 
     fn shutdown(&mut self) {
         self.begin_shutdown();
+    }
+
+    fn upgrade(&mut self, ticket: Ticket) {
+        self.want_upgrade(ticket);
     }
 
     fn settle(&mut self) {

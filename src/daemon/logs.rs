@@ -14,12 +14,14 @@ use std::time::Duration;
 
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
+use serde::{Deserialize, Serialize};
 
 use super::marks::{Marks, Owner};
 use crate::logger::protocol::{FROM_LOGGER_MAX, FromLogger, LogId, MAIN, Said, ToLogger};
 use crate::plan::{LogSpec, Spec};
 use crate::supervisor::event::{ProcessId, Time};
 use crate::sys;
+use crate::sys::lent::{Lent, Number};
 use crate::sys::process::Pid;
 
 pub struct Logs {
@@ -64,6 +66,29 @@ struct Logger {
     link: OwnedFd,
     born: Time,
     outgoing: VecDeque<(ToLogger, Option<LogId>)>,
+    /// It was told to let go of the pipes; the next one has to wait for its end, so that no two read the same.
+    leaves: bool,
+}
+
+/// The same for the next binary. The logger goes on until that has told it to let go.
+#[derive(Serialize, Deserialize)]
+pub struct Handed {
+    pipes: Vec<HandedPipe>,
+    of: Vec<(ProcessId, Vec<LogId>)>,
+    troubles: Vec<(LogId, String)>,
+    next: u64,
+    logger: Option<(i32, Number)>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct HandedPipe {
+    id: LogId,
+    label: String,
+    spec: LogSpec,
+    stderr: bool,
+    rx: Number,
+    tx: Option<Number>,
+    inode: u64,
 }
 
 impl Logs {
@@ -81,6 +106,55 @@ impl Logs {
             parts: HashMap::new(),
             counted: HashMap::new(),
         }
+    }
+
+    pub fn hand_over<'l>(&'l self, lent: &mut Lent<'l>) -> Handed {
+        let mut handed = |id: LogId, pipe: &'l Pipe| HandedPipe {
+            id,
+            label: pipe.label.clone(),
+            spec: pipe.spec.clone(),
+            stderr: pipe.stderr,
+            rx: lent.lend(&pipe.rx),
+            tx: pipe.tx.as_ref().map(|tx| lent.lend(tx)),
+            inode: pipe.inode,
+        };
+        let pipes = self.pipes.iter().map(|(id, pipe)| handed(*id, pipe)).collect();
+        Handed {
+            pipes,
+            of: self.of.iter().map(|(id, logs)| (*id, logs.clone())).collect(),
+            troubles: self.troubles.iter().map(|(id, why)| (*id, why.clone())).collect(),
+            next: self.next,
+            logger: self.logger.as_ref().map(|logger| (logger.pid.as_raw(), lent.lend(&logger.link))),
+        }
+    }
+
+    /// Takes over the pipes, and tells the logger of the program before to let go of them.
+    pub fn take_over(
+        handed: Handed,
+        role: fn(OwnedFd) -> i32,
+        registry: &Registry,
+        token: Token,
+        now: Time,
+    ) -> io::Result<Logs> {
+        let mut logs = Logs::new(role);
+        for HandedPipe { id, label, spec, stderr, rx, tx, inode } in handed.pipes {
+            let tx = tx.map(Number::adopt).transpose()?;
+            logs.pipes.insert(id, Pipe { label, spec, stderr, rx: rx.adopt()?, tx, inode });
+        }
+        logs.of = handed.of.into_iter().collect();
+        logs.troubles = handed.troubles.into_iter().collect();
+        logs.next = handed.next;
+        match handed.logger {
+            Some((pid, link)) => {
+                let link = link.adopt()?;
+                registry.register(&mut SourceFd(&link.as_raw_fd()), token, Interest::READABLE | Interest::WRITABLE)?;
+                let outgoing = [(ToLogger::LetGo, None)].into();
+                logs.logger = Some(Logger { pid: Pid::from_raw(pid), link, born: now, outgoing, leaves: true });
+                logs.flush();
+            }
+            None => logs.restart_at = Some(now),
+        }
+        Ok(logs)
     }
 
     /// Makes the pipe of the daemon's own log; what is written into its other end is in the file soon.
@@ -149,7 +223,7 @@ impl Logs {
         if self.finishing {
             outgoing.push_back((FINISH, None));
         }
-        self.logger = Some(Logger { pid, link, born: now, outgoing });
+        self.logger = Some(Logger { pid, link, born: now, outgoing, leaves: false });
         self.flush();
         Ok(())
     }
@@ -282,6 +356,10 @@ impl Logs {
             }
             heard.extend(serde_json::from_slice::<FromLogger>(&text[..length]));
         }
+        if logger.leaves {
+            // All that it may still tell the next one finds out anew.
+            return;
+        }
         for message in heard {
             self.hear(message);
         }
@@ -337,7 +415,9 @@ impl Logs {
     pub fn reaped(&mut self, pid: Pid, registry: &Registry, now: Time) -> bool {
         let Some(logger) = self.logger.take_if(|l| l.pid == pid) else { return false };
         let _ = registry.deregister(&mut SourceFd(&logger.link.as_raw_fd()));
-        if !self.finishing {
+        if logger.leaves {
+            self.restart_at = Some(now);
+        } else if !self.finishing {
             log::error!("the logger ended; no output is lost, another one takes over");
             let young = now.since(logger.born) < Duration::from_secs(1);
             self.restart_at = Some(if young { now + Duration::from_secs(1) } else { now });
@@ -350,7 +430,7 @@ impl Logs {
     }
 
     fn tell(&mut self, message: ToLogger, pipe: Option<LogId>) {
-        if let Some(logger) = &mut self.logger {
+        if let Some(logger) = self.logger.as_mut().filter(|logger| !logger.leaves) {
             logger.outgoing.push_back((message, pipe));
         }
     }

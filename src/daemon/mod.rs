@@ -13,6 +13,7 @@ mod conducted_plan;
 mod conductor;
 mod disabled;
 mod fetches;
+pub mod handover;
 mod host;
 pub mod launch;
 mod leftovers;
@@ -49,6 +50,7 @@ use self::children::{Children, Reaped};
 use self::conductor::{Conductor, INPUTS, SPEAKERS};
 use self::disabled::Disabled;
 use self::fetches::{FETCHES, Fetches};
+use self::handover::{Kept, Upgrade};
 use self::launch::{Launch, Report};
 use self::logs::{FINISH_WITHIN, Logs};
 use self::manager::Manager;
@@ -79,6 +81,8 @@ pub struct Options {
     /// Whether the first plan is that of what was deployed, and not of a home.
     pub deployed: bool,
     pub make_plan: Box<MakePlan>,
+    /// What the next binary has to be told of the command line and the settings, after an upgrade.
+    pub booted: serde_json::Value,
     /// For the daemon that supervisord is: it has read its configuration already.
     pub supervisord: Option<Given>,
 }
@@ -94,7 +98,12 @@ pub struct Roles {
 
 /// Runs until there is nothing left to do; returns the exit status. Errors of the start alone are reported as such.
 pub fn boot(options: Options) -> io::Result<i32> {
-    Daemon::new(options)?.run()
+    Daemon::new(options, None)?.run()
+}
+
+/// As `boot`, from what the binary before this one has handed over.
+pub fn resume(options: Options, state: handover::State) -> io::Result<i32> {
+    Daemon::new(options, Some(state))?.run()
 }
 
 struct Daemon {
@@ -136,12 +145,16 @@ struct Daemon {
     memory_at: Option<Time>,
     disabled: Disabled,
     born: Time,
+    upgrade: Option<Upgrade>,
+    upgrades: u32,
     marks: Marks,
     registration: Option<Registration>,
     /// Until the first plan is there.
     predecessors: Vec<Predecessor>,
     null: OwnedFd,
     exe: OwnedFd,
+    /// Where it was when hob was started; nothing without /proc.
+    exe_path: Option<PathBuf>,
     nofile: (u64, u64),
     oom_score_adj: Option<i32>,
     exit_status: i32,
@@ -165,55 +178,54 @@ const NOTIFY: usize = 1 << 20;
 const CONTROL: usize = 1 << 40;
 
 impl Daemon {
-    fn new(options: Options) -> io::Result<Daemon> {
+    fn new(options: Options, left: Option<handover::State>) -> io::Result<Daemon> {
         let poll = Poll::new()?;
         let taken = [SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH];
         let mut signals = Signals::new(taken)?;
         sys::process::unblock_signals();
         sys::process::become_subreaper()?;
-        let nofile = sys::limits::nofile()?;
-        // Each process costs two descriptors here.
-        let _ = sys::limits::set_nofile(nofile.1, nofile.1);
         poll.registry().register(&mut signals, SIGNALS, Interest::READABLE)?;
-        let children = Children::new()?;
+        let Kept { supervisor, children, logs, readiness, mut control, marks, registration, predecessors, rest } =
+            match left {
+                None => Kept::new(&options)?,
+                Some(state) => Kept::left_by(state, &options, poll.registry())?,
+            };
         poll.registry().register(&mut SourceFd(&children.report_rx().as_raw_fd()), REPORTS, Interest::READABLE)?;
-        let mut control = Control::bind(&options.servers)?;
         control.register(poll.registry(), CONTROL)?;
-        let born = now();
-        let seed = born.0.as_nanos() as u64 ^ u64::from(std::process::id()) << 32;
-        let marks = Marks::new((seed ^ seed >> 32) as u32);
-        let (registration, predecessors) = register(&options, &marks);
         Ok(Daemon {
-            supervisor: Supervisor::new(seed),
-            logs: Logs::new(options.roles.logger),
-            readiness: Readiness::new(&options.socket),
+            supervisor,
+            logs,
+            readiness,
             manager: Manager::from_env(),
             control: Some(control),
             planner: None,
             conductor: None,
             reload_tickets: Vec::new(),
             reload_after: None,
-            deployed: options.deployed,
-            deployed_next: options.deployed,
-            has_plan: false,
-            sweeps: BTreeMap::new(),
+            deployed: rest.deployed,
+            deployed_next: rest.deployed,
+            has_plan: rest.has_plan,
+            sweeps: rest.sweeps,
             to_start: Vec::new(),
             has_launchers: true,
-            streamers: Vec::new(),
+            streamers: rest.streamers,
             fetches: Fetches::default(),
             ending: Ending::NotYet,
             tidy_at: None,
             memory_at: None,
-            disabled: Disabled::load(&options.state_dir),
-            born,
+            disabled: rest.disabled,
+            born: rest.born,
+            upgrade: None,
+            upgrades: rest.upgrades,
             marks,
             registration,
             predecessors,
             null: std::fs::OpenOptions::new().read(true).write(true).open("/dev/null").or_else(|_| no_null())?.into(),
             exe: launch::open_own_executable()?,
-            nofile,
+            exe_path: handover::own_path(),
+            nofile: rest.nofile,
             oom_score_adj: oom::score_of_processes(),
-            exit_status: 0,
+            exit_status: rest.exit_status,
             decided: VecDeque::new(),
             children,
             signals,
@@ -223,20 +235,25 @@ impl Daemon {
     }
 
     fn run(mut self) -> io::Result<i32> {
-        // The plan is what everything waits for; a logger is needed once there is one.
-        let given = self.options.supervisord.take();
-        if given.is_none() {
-            self.plan(false)?;
-        }
-        self.logs.start(&self.marks, self.poll.registry(), LOGGER, now())?;
-        if let Some(given) = given {
-            self.conduct(given)?;
+        if self.has_plan {
+            self.go_on();
+        } else {
+            // The plan is what everything waits for; a logger is needed once there is one.
+            let given = self.options.supervisord.take();
+            if given.is_none() {
+                self.plan(false)?;
+            }
+            self.logs.start(&self.marks, self.poll.registry(), LOGGER, now())?;
+            if let Some(given) = given {
+                self.conduct(given)?;
+            }
         }
         let mut events = Events::with_capacity(1024);
         loop {
             self.carry_out_actions();
             self.sync_logs();
             self.sweep();
+            self.step_towards_upgrade();
             self.step_towards_the_end();
             if self.ending == Ending::Done {
                 break;
@@ -316,6 +333,7 @@ impl Daemon {
             self.memory_at,
             self.conductor_deadline(),
             self.fetches.next_deadline(),
+            self.upgrade_deadline(),
             (!self.decided.is_empty()).then(Time::default),
             ending,
         ]
@@ -532,7 +550,7 @@ impl Daemon {
                     if self.conductor.is_some() && !is_helper {
                         conducted_life::tell_of_stranger(pid, ended);
                     }
-                    if !self.logs.reaped(pid, self.poll.registry(), now()) {
+                    if !self.reaped_checker(pid, ended) && !self.logs.reaped(pid, self.poll.registry(), now()) {
                         self.streamers.retain(|&s| s != pid);
                     }
                     // An orphan, perhaps the last one somebody waits for.

@@ -15,7 +15,10 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::marks::{self, Owner};
+use crate::sys::lent::{Lent, Number};
 use crate::sys::proc::{self, Stat};
 use crate::sys::{clock, family, fd, process};
 
@@ -23,7 +26,14 @@ use crate::sys::{clock, family, fd, process};
 pub struct Registration {
     path: PathBuf,
     /// Locked for as long as it is open.
-    _file: File,
+    file: File,
+}
+
+/// The same for the next binary: the lock is the process's, and stays while the descriptor is open.
+#[derive(Serialize, Deserialize)]
+pub struct Handed {
+    path: PathBuf,
+    file: Number,
 }
 
 impl Registration {
@@ -44,7 +54,15 @@ impl Registration {
         let path = folder.join(format!("{nonce:08x}"));
         fs::rename(&new, &path)?;
         let predecessors = found_in(&folder, nonce)?;
-        Ok((Registration { path, _file: file }, predecessors))
+        Ok((Registration { path, file }, predecessors))
+    }
+
+    pub fn hand_over<'r>(&'r self, lent: &mut Lent<'r>) -> Handed {
+        Handed { path: self.path.clone(), file: lent.lend(&self.file) }
+    }
+
+    pub fn take_over(handed: Handed) -> io::Result<Registration> {
+        Ok(Registration { path: handed.path, file: handed.file.adopt()?.into() })
     }
 
     /// This hob has ended in order, and has left nothing.

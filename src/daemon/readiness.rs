@@ -9,9 +9,11 @@ use std::path::{Path, PathBuf};
 
 use mio::net::UnixDatagram;
 use mio::{Interest, Registry, Token};
+use serde::{Deserialize, Serialize};
 
 use crate::plan::{ReadyBy, Spec};
 use crate::supervisor::event::ProcessId;
+use crate::sys::lent::{Lent, Number};
 
 pub struct Readiness {
     /// The folder of the sockets, made when the first one is.
@@ -24,11 +26,34 @@ struct Socket {
     path: PathBuf,
 }
 
+/// The same for the next binary.
+#[derive(Serialize, Deserialize)]
+pub struct Handed {
+    folder: PathBuf,
+    sockets: Vec<(ProcessId, PathBuf, Number)>,
+}
+
 impl Readiness {
     pub fn new(control_socket: &Path) -> Readiness {
         let mut folder = control_socket.as_os_str().to_owned();
         folder.push(".notify");
         Readiness { folder: folder.into(), sockets: HashMap::new() }
+    }
+
+    pub fn hand_over<'r>(&'r self, lent: &mut Lent<'r>) -> Handed {
+        let sockets = self.sockets.iter().map(|(id, s)| (*id, s.path.clone(), lent.lend(&s.socket)));
+        Handed { folder: self.folder.clone(), sockets: sockets.collect() }
+    }
+
+    /// `token` tells that of a process.
+    pub fn take_over(handed: Handed, registry: &Registry, token: fn(ProcessId) -> Token) -> io::Result<Readiness> {
+        let mut sockets = HashMap::new();
+        for (id, path, number) in handed.sockets {
+            let mut socket = UnixDatagram::from_std(number.adopt()?.into());
+            registry.register(&mut socket, token(id), Interest::READABLE)?;
+            sockets.insert(id, Socket { socket, path });
+        }
+        Ok(Readiness { folder: handed.folder, sockets })
     }
 
     /// Opens, or closes, the socket of a process as its spec says.

@@ -1,7 +1,10 @@
 //! What is left of a process whose child is reaped, and of everything when hob itself ends.
 
+use serde::{Deserialize, Serialize};
+
 use super::*;
 
+#[derive(Clone, Serialize, Deserialize)]
 pub(super) struct Sweep {
     pub(super) run: Run,
     pub(super) signal: i32,
@@ -78,6 +81,7 @@ impl Daemon {
         let mut helpers = self.logs.logger_pid().into_iter().chain(self.planner.as_ref().map(Planner::pid));
         self.children.is_known(pid)
             || self.streamers.iter().any(|s| s.as_raw() == pid)
+            || self.checker().is_some_and(|checker| checker.as_raw() == pid)
             || helpers.any(|helper| helper.as_raw() == pid)
     }
 

@@ -61,6 +61,8 @@ struct Logger {
     syslog: Syslog,
     compressor: Compressor,
     finish_at: Option<Duration>,
+    /// Another logger waits for the end of this one.
+    lets_go: bool,
     /// When to write what is held back of lines that have not come whole.
     end_lines_at: Option<Duration>,
     /// What the daemon has not had room for: it keeps the pipes until it is told that they are closed.
@@ -108,6 +110,7 @@ impl Logger {
             syslog: Syslog::new("supervisord"),
             compressor: Compressor::default(),
             finish_at: None,
+            lets_go: false,
             end_lines_at: None,
             outgoing: VecDeque::new(),
         })
@@ -156,7 +159,7 @@ impl Logger {
     }
 
     fn is_finished(&self) -> bool {
-        let asked = self.finish_at.is_some() || self.link.is_none();
+        let asked = self.finish_at.is_some() || self.lets_go || self.link.is_none();
         asked && self.logs.is_empty()
     }
 
@@ -272,9 +275,23 @@ impl Logger {
             ToLogger::Count { ticket } => self.tell_counts(ticket),
             ToLogger::Tidy => sys::memory::release(),
             ToLogger::Reopen => self.logs.values_mut().for_each(|log| log.sink.reopen()),
+            ToLogger::LetGo => self.let_go(),
             ToLogger::Finish { within_ms } => {
                 self.finish_at = Some(clock::since_boot() + Duration::from_millis(within_ms));
                 self.busy.extend(self.logs.keys());
+            }
+        }
+    }
+
+    /// What is in the pipes is the next logger's; what was read is written first, even if the disk has to be waited for.
+    fn let_go(&mut self) {
+        self.lets_go = true;
+        for id in self.logs.keys().copied().collect::<Vec<_>>() {
+            self.end_line(id);
+            let Some(log) = self.logs.get_mut(&id) else { continue };
+            log.ended = true;
+            if log.sink.is_clean() {
+                self.close(id);
             }
         }
     }

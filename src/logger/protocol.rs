@@ -29,6 +29,8 @@ pub enum ToLogger {
     Clear { ids: Vec<LogId>, ticket: u64 },
     /// Tell how much went into each log, in one or more `Counted`.
     Count { ticket: u64 },
+    /// Another logger takes over: read no more, write what was read, then exit.
+    LetGo,
     /// The daemon has closed its write ends: write what is there, end each pipe at its EOF, then exit. After
     /// `within_ms` exit even if a pipe is still held open, once all that can be read at that moment is written.
     Finish { within_ms: u64 },

@@ -10,6 +10,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 use super::deployed::{LaidOut, lay_out};
 use super::proxy;
 use super::script::{End, Script, ShowLine, describe, on_stderr, told};
@@ -18,7 +20,7 @@ use crate::config::{self, Placement, Ports, Service, Settings, Stack};
 use crate::plan::{Instance, Plan};
 
 /// What is to be booted.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Source {
     /// One service in a built home.
     Home { home: PathBuf, file: Option<PathBuf>, service: Option<String> },

@@ -192,10 +192,6 @@ impl Supervisor {
     }
 
     /// Everything it knows, as data.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "for upgrade and recovery; so far only the worlds restore from it")
-    )]
     pub fn snapshot(&self) -> Snapshot {
         Snapshot::of(self.table.clone())
     }

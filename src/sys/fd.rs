@@ -1,10 +1,11 @@
 //! Descriptors.
 
+use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 /// fcntl(2).
@@ -35,6 +36,33 @@ pub fn write_some(pipe: &impl AsFd, bytes: &[u8]) -> io::Result<()> {
         nix::unistd::write(pipe, part)?;
     }
     Ok(())
+}
+
+/// A file in memory, without a name. memfd_create(2).
+pub fn memory_file() -> io::Result<File> {
+    // SAFETY: a constant C string.
+    let fd = unsafe { libc::memfd_create(c"hob".as_ptr(), libc::MFD_CLOEXEC) };
+    nix::errno::Errno::result(fd)?;
+    // SAFETY: the kernel has just given us this descriptor, and nobody else has it.
+    Ok(File::from(unsafe { OwnedFd::from_raw_fd(fd) }))
+}
+
+/// Whether a descriptor stays open when this process becomes another program. fcntl(2), F_SETFD.
+pub fn keep_over_exec(fd: BorrowedFd<'_>, keep: bool) -> io::Result<()> {
+    let flags = if keep { FdFlag::empty() } else { FdFlag::FD_CLOEXEC };
+    fcntl(fd, FcntlArg::F_SETFD(flags))?;
+    Ok(())
+}
+
+/// Takes over a descriptor that the program before this one in the same process has kept open, once for each number.
+pub fn adopt(number: RawFd) -> io::Result<OwnedFd> {
+    if number < 3 {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    // SAFETY: takes plain numbers; an error says that it is no descriptor.
+    nix::errno::Errno::result(unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) })?;
+    // SAFETY: it is open, and the program that this process was has left it to us alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
 /// Makes a pipe hold more. fcntl(2), F_SETPIPE_SZ.

@@ -373,6 +373,19 @@ pub fn exec(words: &[CString], env: &[CString]) -> (&'static str, Errno) {
     failure
 }
 
+/// Replaces this process by the program in a file, under whatever name; returns only what went wrong. execve(2).
+pub fn become_program(file: &CString, words: &[CString], env: &[CString]) -> io::Error {
+    raw_exec(file, words, env).into()
+}
+
+/// Takes a variable out of this process's own environment, so that nothing it starts has it.
+pub fn take_variable(name: &str) -> Option<std::ffi::OsString> {
+    let value = std::env::var_os(name)?;
+    // SAFETY: this process has a single thread (see the module's header).
+    unsafe { std::env::remove_var(name) };
+    Some(value)
+}
+
 fn exec_file(file: &CString, words: &[CString], env: &[CString]) -> (&'static str, Errno) {
     let errno = raw_exec(file, words, env);
     let path = PathBuf::from(OsStr::from_bytes(file.as_bytes()));
