@@ -287,7 +287,8 @@ impl Logger {
         let console = spec.console;
         let stream = if stderr { "stderr" } else { "stdout" };
         let dress = Dress::of(&spec, &label, stream);
-        let filter = spec.extras.clone().filter(|_| id != MAIN).map(|wants| {
+        // The daemon's own lines go to syslog at most.
+        let filter = spec.extras.clone().filter(|wants| id != MAIN || wants.syslog).map(|wants| {
             let capture = (wants.capture > 0).then(|| Capture::new(wants.capture));
             Box::new(Filter { wants: *wants, capture, open_line: Vec::new() })
         });
@@ -389,6 +390,7 @@ impl Logger {
         if log.console {
             match &dressed {
                 Some((lines, true)) => self.console.write_plain(lines),
+                _ if id == MAIN => self.console.write_plain(bytes),
                 _ => self.console.write(id, &log.label, bytes),
             }
             self.console_waits = self.console.flush();
@@ -500,7 +502,9 @@ impl Logger {
                 filter.open_line.extend_from_slice(&bytes);
                 while let Some(end) = filter.open_line.iter().position(|&b| b == b'\n') {
                     let line: Vec<u8> = filter.open_line.drain(..=end).collect();
-                    self.syslog.line(syslog::INFO, &format!("{} {}", log.label, String::from_utf8_lossy(&line[..end])));
+                    let text = String::from_utf8_lossy(&line[..end]);
+                    let whose = if id == MAIN { String::new() } else { format!("{} ", log.label) };
+                    self.syslog.line(syslog::INFO, &format!("{whose}{text}"));
                 }
                 let over = filter.open_line.len().saturating_sub(SYSLOG_LINE_MAX);
                 filter.open_line.drain(..over);
