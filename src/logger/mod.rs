@@ -78,6 +78,8 @@ struct Log {
     filter: Option<Box<Filter>>,
     /// The pipe has been made larger.
     grown: bool,
+    /// Nobody holds the other end: no event will come for what is left, or for the end behind it.
+    hung_up: bool,
     ended: bool,
 }
 
@@ -131,7 +133,15 @@ impl Logger {
                         self.hear();
                     }
                     COMPRESSED => self.have_compressed(),
-                    Token(id) => self.busy.push(LogId(id as u64)),
+                    Token(id) => {
+                        let id = LogId(id as u64);
+                        if event.is_read_closed()
+                            && let Some(log) = self.logs.get_mut(&id)
+                        {
+                            log.hung_up = true;
+                        }
+                        self.busy.push(id);
+                    }
                 }
             }
             self.busy.sort_unstable();
@@ -299,7 +309,18 @@ impl Logger {
         }
         self.logs.insert(
             id,
-            Log { label, pipe: fd.into(), sink, console, dress, stream, filter, grown: false, ended: false },
+            Log {
+                label,
+                pipe: fd.into(),
+                sink,
+                console,
+                dress,
+                stream,
+                filter,
+                grown: false,
+                hung_up: false,
+                ended: false,
+            },
         );
         self.busy.push(id);
         self.look_for_rotated(id);
@@ -351,7 +372,7 @@ impl Logger {
                         self.console.write(id, &log.label, bytes);
                         self.console_waits = self.console.flush();
                     }
-                    let has_rotated = log.sink.has_to_compress();
+                    let (has_rotated, hung_up) = (log.sink.has_to_compress(), log.hung_up);
                     if length >= PIPE_FULL && !log.grown {
                         // A busy one. Only the pipe's memory grows, and only while it is full; a user's allowance
                         // may be used up (pipe(7)), which is no reason to complain.
@@ -369,7 +390,7 @@ impl Logger {
                     }
                     // That was all there was; the next write wakes us. To go on at once would be to fight with a
                     // program that writes 100 bytes at a time for the pipe's lock, and to get 100 bytes each time.
-                    if length < room.min(BULK) {
+                    if length < room.min(BULK) && !hung_up {
                         return moved;
                     }
                 }
