@@ -28,6 +28,7 @@ mod pid1;
 mod pidproxy;
 mod proxy;
 mod push;
+mod push_hostile;
 mod security;
 mod soak;
 mod stop;
