@@ -30,6 +30,7 @@ mod proxy;
 mod push;
 mod push_hostile;
 mod security;
+mod setups;
 mod soak;
 mod stop;
 mod supervise;
