@@ -393,6 +393,9 @@ impl Daemon {
         self.children.forget(id);
         self.sweeps.remove(&id);
         self.forget_conducted(id);
+        if let Some(control) = &mut self.control {
+            control.removed();
+        }
     }
 
     /// The pipes and the notify socket of a process.
@@ -425,6 +428,10 @@ impl Daemon {
     }
 
     fn signal_run(&mut self, run: Run, signal: i32) {
+        if self.to_start.contains(&run) {
+            // A client has asked for both in one breath. Without a child now its stop signal would be lost.
+            self.start_all();
+        }
         self.tell_of_signal(run, signal);
         let whole_group = self.signal_target(run, signal);
         if let Err(why) = self.children.signal(run, signal, whole_group) {
