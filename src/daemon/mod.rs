@@ -316,7 +316,7 @@ impl Daemon {
             self.memory_at,
             self.conductor_deadline(),
             self.fetches.next_deadline(),
-            (!self.decided.is_empty()).then(Time::default),
+            (!self.decided.is_empty() || self.children.has_more_reports).then(Time::default),
             ending,
         ]
         .into_iter()
@@ -329,6 +329,9 @@ impl Daemon {
         if !self.decided.is_empty() {
             // Nothing is RUNNING before it was started.
             self.carry_out_actions();
+        }
+        if self.children.has_more_reports {
+            self.children.read_reports();
         }
         let now = now();
         self.supervisor.handle_timeout(now);
@@ -629,7 +632,8 @@ impl Daemon {
     }
 
     fn hear_notify(&mut self, id: ProcessId) {
-        if self.readiness.hear(id)
+        let token = Token(NOTIFY + id.0 as usize);
+        if self.readiness.hear(self.poll.registry(), token, id)
             && let Some(run) = self.supervisor.process(id).and_then(|p| p.run())
         {
             self.feed(Event::HeardReady(run));
