@@ -153,6 +153,8 @@ fn kubernetes_takes_the_manifests_and_they_say_what_the_dotcloud_yml_says() {
     assert_eq!(of(&all, "Service", "db-1-pods")["spec"]["clusterIP"], "None");
     assert_eq!(db["spec"]["volumeClaimTemplates"][0]["metadata"]["name"], "home");
     let container = &db["spec"]["template"]["spec"]["containers"][0];
+    let entry = container["command"].as_array().expect("a list");
+    assert_eq!(entry[..3], ["/usr/local/bin/refresh", "/built/db_1", "/home/dotcloud/db_1"]);
     assert_eq!(container["volumeMounts"], json!([{"name": "home", "mountPath": "/home/dotcloud/db_1"}]));
     let live = &container["livenessProbe"];
     assert_eq!(
@@ -221,7 +223,7 @@ fn compose_takes_the_file() {
         json!({"test": ["CMD", "hob", "status", "db_1"], "interval": "20s", "timeout": "3s", "retries": 4, "start_period": "60s"})
     );
     assert_eq!(db["volumes"], json!(["db_1-home:/home/dotcloud/db_1"]));
-    assert_eq!(db["depends_on"]["db_1-refresh"]["condition"], "service_completed_successfully");
+    assert_eq!(db["entrypoint"][0], "/usr/local/bin/refresh");
     assert_eq!(file["volumes"], json!({"db_1-home": {}}));
     assert!(ran.err.contains("put a proxy in front"), "{}", ran.err);
 }
@@ -493,6 +495,47 @@ fn secrets_are_named_and_never_written() {
 }
 
 #[test]
+fn what_matters_of_the_settings_goes_into_the_image_and_no_password() {
+    let tree = Tree::new("www:\n  type: custom\n  process: {command: ~/a, user: web}\n").settings(
+        "user = \"www-data\"\nexit_when = \"all-exited\"\nlisten = 9001\nlisten_password = \"s3cr3t\"\nlog_dir = \"/elsewhere\"\n\
+         build_timeout = \"1h\"\n[relay_signals]\nUSR1 = [\"www\"]\n[defaults]\nstopwaitsecs = \"1m\"\numask = 0o27\n\
+         environment = { LANG = \"it's\" }\n",
+    );
+    let out = tree.home.beside("out");
+    let ran = tree.export(&["kubernetes", "-o", &out.display().to_string()]).expect(0);
+    let image = fs::read_to_string(out.join("Containerfile")).expect("written");
+    let manifests = fs::read_to_string(out.join("kubernetes.yaml")).expect("written");
+    // Between the quotes of a shell.
+    let start = image.find("RUN printf '%s\\n' \\\n").expect("the settings are written") + 4;
+    let end = start + image[start..].find("\n    > /etc/hob.toml").expect("there");
+    let settings = sh_ok(image[start..end].trim_end_matches(" \\"));
+    for line in [
+        "project = \"app\"",
+        "user = \"www-data\"",
+        "exit_when = \"all-exited\"",
+        "build_timeout = \"3600000ms\"",
+        "USR1 = [\"www\"]",
+        "stopwaitsecs = \"1m\"",
+        "umask = \"0o27\"",
+        "environment = { LANG = \"it's\" }",
+    ] {
+        assert!(settings.lines().any(|l| l == line), "{line}\n{settings}");
+    }
+    fs::write(tree.home.beside("image.toml"), &settings).expect("written");
+    let check = run(&mut tree.home.command(&["check", &tree.home.beside("image.toml").display().to_string()]));
+    assert_eq!(check.code, 0, "{check:?}");
+    let all = image + &manifests + &ran.both();
+    assert!(!all.contains("s3cr3t") && !all.contains("elsewhere"), "{all}");
+    assert!(manifests.contains("terminationGracePeriodSeconds: 65") && ran.err.contains("exit_when"), "{all}");
+    // web is another user than www-data: hob stays root.
+    assert!(!all.contains("\nUSER ") && all.contains("useradd --system web"), "{all}");
+    let tree = tree.file("dotcloud.yml", "www:\n  type: custom\n");
+    let ran = tree.export(&["kubernetes"]).expect(0);
+    assert!(!ran.out.contains("runAsUser: ") && ran.err.contains("the number of www-data"), "{}", ran.both());
+    assert!(tree.export(&["compose"]).expect(0).out.contains("restart: on-failure"));
+}
+
+#[test]
 fn what_cannot_be_exported_is_refused_with_the_reason() {
     let empty = Tree { home: Home::bare() };
     run(&mut empty.home.command(&["export", "compose", &empty.home.marker()]))
@@ -635,15 +678,12 @@ fn the_image_builds_and_a_home_with_data_is_refreshed_around_it() {
     assert!(ran.err.is_empty(), "{}", ran.err);
     let compose = fs::read_to_string(home.beside("out/compose.yaml")).expect("written");
     assert!(compose.contains("context: ../app") && compose.contains("dockerfile: ../out/Containerfile"), "{compose}");
-    // The words between `- |` and the next key of the compose file are the script.
-    let script: String = compose
+    let entry: Vec<String> = compose
         .lines()
-        .skip_while(|line| line.trim() != "- |")
-        .skip(1)
-        .take_while(|line| line.starts_with("        "))
-        .map(|line| format!("{}\n", line.trim_start().replace("$$", "$")))
-        .collect();
-    assert!(script.contains("cp -a"), "{compose}");
+        .find_map(|line| line.trim().strip_prefix("entrypoint: [")?.strip_suffix(']'))
+        .map(|words| words.split(", ").map(str::to_owned).collect())
+        .expect("the service with data has one");
+    assert_eq!(entry[0], "/usr/local/bin/refresh");
 
     let build = || {
         let file = home.beside("out/Containerfile").display().to_string();
@@ -661,19 +701,6 @@ fn the_image_builds_and_a_home_with_data_is_refreshed_around_it() {
             &file,
             "app",
         ]);
-        podman.ok(&[
-            "run",
-            "--rm",
-            "--user",
-            "0:0",
-            "-v",
-            "db-home:/volume",
-            "--entrypoint",
-            "/bin/sh",
-            "app:latest",
-            "-c",
-            &script,
-        ]);
     };
     let serve = |name: &str, words: &[&str], text: &str| {
         podman.ok(&[&["run", "-d", "--name", name, "--no-healthcheck"], words].concat());
@@ -685,9 +712,12 @@ fn the_image_builds_and_a_home_with_data_is_refreshed_around_it() {
         assert_eq!(podman.ok(&["inspect", name, "--format", "{{.State.ExitCode}}"]).out.trim(), "0", "{logs}");
         logs
     };
-    let db = ["-v", "db-home:/home/dotcloud/db", "app:latest", "--home", "/home/dotcloud/db", "--service", "db"];
+    let volume = ["-v", "db-home:/home/dotcloud/db", "--entrypoint", entry[0].as_str(), "app:latest"];
+    let rest: Vec<&str> = entry[1..].iter().map(String::as_str).collect();
+    let db = [&volume[..], &rest, &["--home", "/home/dotcloud/db", "--service", "db"]].concat();
+    let db = db.as_slice();
     build();
-    let logs = serve("one", &db, "served by app");
+    let logs = serve("one", db, "served by app");
     assert!(logs.contains("| 1000\n") && logs.contains("| first\n") && logs.contains("| one\n"), "{logs}");
     fs::write(app.join("version"), "two\n").expect("written");
     // What the first start left is what the second one finds.
@@ -705,7 +735,7 @@ fn the_image_builds_and_a_home_with_data_is_refreshed_around_it() {
         "echo kept > /volume/data/start; echo x > /volume/stray",
     ]);
     build();
-    let logs = serve("two", &db, "served by app");
+    let logs = serve("two", db, "served by app");
     assert!(logs.contains("| kept\n") && logs.contains("| two\n"), "{logs}");
     let left = podman.ok(&[
         "run",

@@ -29,6 +29,7 @@ mod pidproxy;
 mod proxy;
 mod push;
 mod security;
+mod setups;
 mod soak;
 mod stop;
 mod supervise;

@@ -833,7 +833,7 @@ fn is_whole(hob: &Hob, versions: &[&str]) -> String {
     seen
 }
 
-fn push_processes(hob: &Hob) -> Vec<i32> {
+pub fn push_processes(hob: &Hob) -> Vec<i32> {
     let marker = hob.home.marker();
     let is_push = |pid: &i32| {
         fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == "hob push")

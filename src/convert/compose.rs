@@ -4,7 +4,7 @@ use super::MadeFile;
 use super::app::{App, Part, Port, seconds};
 use super::image;
 use super::yaml::{Map, Yaml, row};
-use crate::plan::Protocol;
+use crate::plan::{ExitWhen, Protocol};
 
 /// The compose file, the Containerfile, and a file for the secrets if there are any.
 pub fn files(app: &mut App) -> Vec<MadeFile> {
@@ -29,13 +29,8 @@ pub fn files(app: &mut App) -> Vec<MadeFile> {
     let mut host = 42_800;
     for at in 0..app.services.len() {
         let name = app.services[at].service.name.clone();
-        if let Some(why) = app.services[at].data.clone() {
-            let volume = format!("{name}-home");
-            volumes.put(&volume, Map::new());
-            let note = format!(
-                "{name} keeps ~/data, {why}: its home is in a volume, with a fresh copy of the built home beside the ~/data that is there."
-            );
-            services.put_with(&format!("{name}-refresh"), refresh(app, at, &volume), &[note]);
+        if app.services[at].data.is_some() {
+            volumes.put(&format!("{name}-home"), Map::new());
         }
         let (service, notes) = service(app, at, &mut host);
         services.put_with(&name, service, &notes);
@@ -61,16 +56,6 @@ fn common(app: &App) -> Map {
     Map::new().with("image", literal(&app.image)).with("build", build)
 }
 
-fn refresh(app: &App, at: usize, volume: &str) -> Map {
-    let script = literal(&image::refresh(app, &app.services[at]));
-    let mut map = common(app);
-    map.put("entrypoint", vec!["/bin/sh".into(), "-c".into(), script.into()]);
-    map.put_aside("user", "0:0", "a new volume is root's; cp -a keeps the owners");
-    map.put("restart", "no");
-    map.put("volumes", vec![Yaml::from(format!("{volume}:/volume"))]);
-    map
-}
-
 fn service(app: &mut App, at: usize, host: &mut u32) -> (Map, Vec<String>) {
     let mut notes = Vec::new();
     let part = &app.services[at];
@@ -79,10 +64,14 @@ fn service(app: &mut App, at: usize, host: &mut u32) -> (Map, Vec<String>) {
     let has_data = part.data.is_some();
     let mut map = common(app);
     let words: Vec<Yaml> = part.boot_words().iter().map(|word| literal(word).into()).collect();
-    map.put_aside("command", Yaml::Row(words), "of hob boot, PID 1 of the image");
-    if has_data {
-        let done = Map::new().with("condition", "service_completed_successfully");
-        map.put("depends_on", Map::new().with(&format!("{name}-refresh"), done));
+    if let Some(why) = &part.data {
+        notes.push(format!("It keeps ~/data, {why}: its home is a volume."));
+        let entry = image::entry(part);
+        let note = "A fresh copy of the built home in the volume, beside the ~/data that is there; then hob, as PID 1.";
+        map.put_with("entrypoint", row(entry.iter().map(|word| literal(word))), &[note.to_owned()]);
+        map.put("command", Yaml::Row(words));
+    } else {
+        map.put_aside("command", Yaml::Row(words), "of hob boot, PID 1 of the image");
     }
     if !ports.is_empty() {
         let mut own = Vec::new();
@@ -106,7 +95,11 @@ fn service(app: &mut App, at: usize, host: &mut u32) -> (Map, Vec<String>) {
         let note = "hob asks ready and health of its processes itself and restarts what fails; this asks hob";
         map.put_with("healthcheck", check, &[note.to_owned()]);
     }
-    map.put("restart", "unless-stopped");
+    if app.exit_when == ExitWhen::Never {
+        map.put("restart", "unless-stopped");
+    } else {
+        map.put_aside("restart", "on-failure", "exit_when: hob ends with the status of its program");
+    }
     map.put("stop_signal", "SIGTERM");
     map.put_aside("stop_grace_period", format!("{grace}s"), "the longest stop, and 5 seconds for hob");
     if has_data {

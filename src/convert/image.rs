@@ -33,7 +33,7 @@ pub fn containerfile(app: &App) -> MadeFile {
         );
     }
     let user = user(app);
-    if !is_root(&app.user) {
+    if !is_root(&app.user) && user.parse::<u32>().is_err() {
         let _ = writeln!(
             out,
             "RUN id -u {user} >/dev/null 2>&1 || useradd --uid {UID} --create-home --home-dir {HOME} --shell /bin/bash {user}"
@@ -50,13 +50,37 @@ pub fn containerfile(app: &App) -> MadeFile {
         out,
         "ENV HOB_CONFIG=/etc/hob.toml HOB_SOCKET=/run/hob/hob.sock HOB_STATE_DIR=/var/lib/hob HOB_LOG_DIR=/var/log/supervisor"
     );
+    let owner = owner(app);
     let _ = writeln!(
         out,
-        "RUN mkdir -p {HOME} /run/hob /var/lib/hob /var/log/supervisor \\\n && chown {user}: {HOME} /run/hob /var/lib/hob /var/log/supervisor"
+        "RUN mkdir -p {HOME} /run/hob /var/lib/hob /var/log/supervisor \\\n && chown {owner} {HOME} /run/hob /var/lib/hob /var/log/supervisor"
     );
     let _ = writeln!(out, "COPY --chown={user} . {CODE}");
     out.push_str("# Packages, prebuild, buildscript and postbuild of every service; the variables of the run are not there yet.\n");
-    let _ = writeln!(out, "RUN hob build {CODE} --home {HOME}");
+    let _ = write!(out, "RUN hob build {CODE} --home {HOME}");
+    let keeps: Vec<&Part> = app.services.iter().filter(|part| part.data.is_some()).collect();
+    if !keeps.is_empty() {
+        let _ = write!(out, " \\\n && mkdir {BUILT}");
+    }
+    for part in &keeps {
+        let (home, built) = (part.home.display(), built(part));
+        let _ = write!(out, " \\\n && mv {home} {built} && mkdir {home} && chown {owner} {home}");
+    }
+    out.push('\n');
+    if !keeps.is_empty() {
+        yaml::comment(
+            &mut out,
+            0,
+            "A home with ~/data is a volume. At each start it becomes a fresh copy of the built one, all but its ~/data: \
+             what a push does. A volume at ~/data itself would be there, and empty, before a program has made it.",
+        );
+        let lines: Vec<String> = refresh(app).lines().map(shell_word).collect();
+        let _ = writeln!(
+            out,
+            "RUN printf '%s\\n' \\\n    {} \\\n    > {REFRESH} && chmod +x {REFRESH}",
+            lines.join(" \\\n    ")
+        );
+    }
     if app.needs_root() {
         yaml::comment(
             &mut out,
@@ -66,16 +90,28 @@ pub fn containerfile(app: &App) -> MadeFile {
     } else {
         let _ = writeln!(out, "USER {user}");
     }
-    let _ = writeln!(out, "ENTRYPOINT [\"/usr/local/bin/hob\", \"boot\", \"--file\", \"{CODE}/dotcloud.yml\"]");
     match app.services.as_slice() {
         [only] => {
-            let words: Vec<String> = only.boot_words().iter().map(|word| format!("\"{word}\"")).collect();
-            let _ = writeln!(out, "CMD [{}]", words.join(", "));
+            let _ = writeln!(out, "ENTRYPOINT {}", json(&entry(only)));
+            let _ = writeln!(out, "CMD {}", json(&only.boot_words()));
         }
         several => {
+            let _ = writeln!(out, "ENTRYPOINT {}", json(&hob_boot()));
             yaml::comment(&mut out, 0, "Say which service:");
             for part in several {
-                yaml::comment(&mut out, 0, &format!("  podman run {} {}", app.image, part.boot_words().join(" ")));
+                let words = part.boot_words().join(" ");
+                let line = match part.data {
+                    None => format!("  podman run {} {words}", app.image),
+                    Some(_) => {
+                        let (name, home) = (&part.service.name, part.home.display());
+                        let rest = entry(part)[1..].join(" ");
+                        format!(
+                            "  podman run -v {name}-home:{home} --entrypoint {REFRESH} {} {rest} {words}",
+                            app.image
+                        )
+                    }
+                };
+                yaml::comment(&mut out, 0, &line);
             }
         }
     }
@@ -85,19 +121,48 @@ pub fn containerfile(app: &App) -> MadeFile {
     MadeFile { shown: false, ..MadeFile::new("Containerfile", out) }
 }
 
-/// A shell script that puts the built home of a service into a volume at `/volume`, all but the `~/data` that is there:
-/// what a push does with the home of an instance.
-pub fn refresh(app: &App, part: &Part) -> String {
-    let (home, user) = (part.home.display(), user(app));
+/// What a container of a service begins with, before the words of hob boot.
+pub fn entry(part: &Part) -> Vec<String> {
+    let mut words = Vec::new();
+    if part.data.is_some() {
+        words.extend([REFRESH.to_owned(), built(part), part.home.to_string_lossy().into_owned()]);
+    }
+    words.extend(hob_boot());
+    words
+}
+
+fn hob_boot() -> Vec<String> {
+    ["/usr/local/bin/hob", "boot", "--file", "/code/dotcloud.yml"].map(str::to_owned).to_vec()
+}
+
+/// Where the built home of a service is whose own is a volume.
+fn built(part: &Part) -> String {
+    format!("{BUILT}/{}", part.service.name)
+}
+
+/// The script that makes a home in a volume afresh and then becomes what is to run.
+fn refresh(app: &App) -> String {
     format!(
-        "set -e\n\
-         cd /volume\n\
+        "#!/bin/sh\n\
+         # refresh BUILT HOME CMD...: HOME becomes a copy of BUILT, but for its ~/data; then CMD runs.\n\
+         set -e\n\
+         built=$1 home=$2\n\
+         shift 2\n\
+         cd \"$home\"\n\
+         if [ \"$(id -u)\" = 0 ]; then chown {} .; fi\n\
          find . -mindepth 1 -maxdepth 1 ! -name data ! -name lost+found -exec rm -rf {{}} +\n\
-         cd {home}\n\
-         keep=; if [ -e /volume/data ]; then keep=data; fi\n\
-         find . -mindepth 1 -maxdepth 1 ! -name \"$keep\" -exec cp -a -t /volume {{}} +\n\
-         if [ \"$(id -u)\" = 0 ]; then chown {user}: /volume; fi\n"
+         keep=\n\
+         if [ -e data ]; then keep=data; fi\n\
+         cd \"$built\"\n\
+         find . -mindepth 1 -maxdepth 1 ! -name \"$keep\" -exec cp -a -t \"$home\" {{}} +\n\
+         cd /\n\
+         exec \"$@\"\n",
+        owner(app)
     )
+}
+
+fn json(words: &[String]) -> String {
+    serde_json::Value::from(words.to_vec()).to_string().replace("\",\"", "\", \"")
 }
 
 /// The settings that hob needs in an image: what is said of processes and of the application, and no place or password
@@ -106,6 +171,20 @@ pub fn settings(settings: &Settings) -> String {
     let mut out = String::new();
     if let Some(user) = &settings.user {
         let _ = writeln!(out, "user = {}", toml::string(&user.value));
+    }
+    if let Some(console) = settings.console {
+        let _ = writeln!(out, "console = {console}");
+    }
+    if settings.log_level != "info" {
+        let _ = writeln!(out, "log_level = {}", toml::string(&settings.log_level));
+    }
+    for (key, length, usual) in [
+        ("build_timeout", settings.build_timeout, 15 * 60),
+        ("postinstall_timeout", settings.postinstall_timeout, 10 * 60),
+    ] {
+        if length.as_secs() != usual {
+            let _ = writeln!(out, "{key} = \"{}ms\"", length.as_millis());
+        }
     }
     match settings.exit_when {
         ExitWhen::Never => {}
@@ -136,9 +215,16 @@ pub fn user(app: &App) -> &str {
     app.user.split(':').next().unwrap_or(config::DEFAULT_USER)
 }
 
-/// The number of that user, where it is not root.
-pub fn uid(app: &App) -> u64 {
-    user(app).parse().unwrap_or(UID)
+/// The number of that user. Of one that Debian may have already nobody knows it here.
+pub fn uid(app: &App) -> Option<u64> {
+    let user = user(app);
+    user.parse().ok().or((user == config::DEFAULT_USER).then_some(UID))
+}
+
+/// As chown(1) takes it: with the user's own group.
+fn owner(app: &App) -> String {
+    let user = user(app);
+    if user.parse::<u32>().is_ok() { format!("{user}:{user}") } else { format!("{user}:") }
 }
 
 fn other_users(app: &App) -> BTreeSet<String> {
@@ -156,5 +242,7 @@ fn shell_word(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
+const BUILT: &str = "/built";
+const REFRESH: &str = "/usr/local/bin/refresh";
 /// What the user of a container gets where it is not there already.
 const UID: u64 = 1000;

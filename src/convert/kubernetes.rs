@@ -6,7 +6,7 @@ use super::MadeFile;
 use super::app::{App, Part, Port, label, seconds};
 use super::image;
 use super::yaml::{Map, Yaml, row};
-use crate::plan::{Ask, Mode, Protocol, ReadyBy, Spec};
+use crate::plan::{Ask, ExitWhen, Mode, Protocol, ReadyBy, Spec};
 
 /// The manifests and the Containerfile of the image.
 pub fn files(app: &mut App) -> Vec<MadeFile> {
@@ -61,6 +61,9 @@ fn documents(app: &mut App, at: usize) -> Vec<String> {
     let mut out = Vec::new();
 
     let mut notes = Vec::new();
+    if app.exit_when != ExitWhen::Never {
+        notes.push(app.lose("hob.toml", "exit_when: a container that has ended is started again, whatever its status; make a Job of it if it is to end"));
+    }
     if instances > 1 {
         let one: Vec<String> =
             ports.iter().filter(|port| port.mode != Mode::Balance).map(|port| port.name.clone()).collect();
@@ -175,32 +178,35 @@ fn pod(app: &mut App, at: usize, name: &str) -> Map {
     let mut spec = Map::new();
     spec.put_aside("terminationGracePeriodSeconds", grace, "the longest stop, and 5 seconds for hob");
     let mut security = Map::new();
+    let uid = image::uid(app);
     if root {
         security.put_aside("runAsUser", 0, "hob becomes the users of its processes");
-    } else {
-        security.put("runAsNonRoot", true).put("runAsUser", image::uid(app)).put("runAsGroup", image::uid(app));
+    } else if let Some(uid) = uid {
+        security.put("runAsNonRoot", true).put("runAsUser", uid).put("runAsGroup", uid);
         if has_data {
-            security.put("fsGroup", image::uid(app));
+            security.put("fsGroup", uid);
         }
     }
     security.put("seccompProfile", Map::new().with("type", "RuntimeDefault"));
-    spec.put("securityContext", security);
-    if has_data {
-        let script = expandable(&image::refresh(app, &app.services[at]));
-        let mut init = Map::new();
-        init.put("name", "home").put("image", app.image.as_str());
-        init.put("command", vec!["/bin/sh".into(), "-c".into(), script.into()]);
-        if !root {
-            init.put("securityContext", unprivileged());
-        }
-        init.put("volumeMounts", vec![Map::new().with("name", "home").with("mountPath", "/volume").into()]);
-        let why = "A fresh copy of the built home in the volume, beside the ~/data that is there: what a push does.";
-        spec.put_with("initContainers", vec![init.into()], &[why.to_owned()]);
+    let mut notes = Vec::new();
+    if !root && uid.is_none() {
+        let subject = app.services[at].service.subject();
+        let told =
+            format!("nobody knows the number of {} here: set runAsUser, and fsGroup for a volume", image::user(app));
+        notes.push(app.lose(&subject, &told));
     }
+    spec.put_with("securityContext", security, &notes);
     let mut container = Map::new();
     container.put("name", name).put("image", app.image.as_str());
     let words: Vec<Yaml> = app.services[at].boot_words().iter().map(|word| expandable(word).into()).collect();
-    container.put_aside("args", Yaml::Row(words), "of hob boot, PID 1 of the image");
+    if has_data {
+        let entry = image::entry(&app.services[at]);
+        let note = "A fresh copy of the built home in the volume, beside the ~/data that is there; then hob, as PID 1.";
+        container.put_with("command", row(entry.iter().map(|word| expandable(word))), &[note.to_owned()]);
+        container.put("args", Yaml::Row(words));
+    } else {
+        container.put_aside("args", Yaml::Row(words), "of hob boot, PID 1 of the image");
+    }
     let ports = app.services[at].ports();
     if !ports.is_empty() {
         let one = |(port, name): (&Port, String)| {

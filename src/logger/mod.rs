@@ -78,6 +78,8 @@ struct Log {
     filter: Option<Box<Filter>>,
     /// The pipe has been made larger.
     grown: bool,
+    /// Nobody holds the other end: no event will come for what is left, or for the end behind it.
+    hung_up: bool,
     ended: bool,
 }
 
@@ -131,7 +133,15 @@ impl Logger {
                         self.hear();
                     }
                     COMPRESSED => self.have_compressed(),
-                    Token(id) => self.busy.push(LogId(id as u64)),
+                    Token(id) => {
+                        let id = LogId(id as u64);
+                        if event.is_read_closed()
+                            && let Some(log) = self.logs.get_mut(&id)
+                        {
+                            log.hung_up = true;
+                        }
+                        self.busy.push(id);
+                    }
                 }
             }
             self.busy.sort_unstable();
@@ -287,7 +297,8 @@ impl Logger {
         let console = spec.console;
         let stream = if stderr { "stderr" } else { "stdout" };
         let dress = Dress::of(&spec, &label, stream);
-        let filter = spec.extras.clone().filter(|_| id != MAIN).map(|wants| {
+        // The daemon's own lines go to syslog at most.
+        let filter = spec.extras.clone().filter(|wants| id != MAIN || wants.syslog).map(|wants| {
             let capture = (wants.capture > 0).then(|| Capture::new(wants.capture));
             Box::new(Filter { wants: *wants, capture, open_line: Vec::new() })
         });
@@ -298,7 +309,18 @@ impl Logger {
         }
         self.logs.insert(
             id,
-            Log { label, pipe: fd.into(), sink, console, dress, stream, filter, grown: false, ended: false },
+            Log {
+                label,
+                pipe: fd.into(),
+                sink,
+                console,
+                dress,
+                stream,
+                filter,
+                grown: false,
+                hung_up: false,
+                ended: false,
+            },
         );
         self.busy.push(id);
         self.look_for_rotated(id);
@@ -350,7 +372,7 @@ impl Logger {
                         self.console.write(id, &log.label, bytes);
                         self.console_waits = self.console.flush();
                     }
-                    let has_rotated = log.sink.has_to_compress();
+                    let (has_rotated, hung_up) = (log.sink.has_to_compress(), log.hung_up);
                     if length >= PIPE_FULL && !log.grown {
                         // A busy one. Only the pipe's memory grows, and only while it is full; a user's allowance
                         // may be used up (pipe(7)), which is no reason to complain.
@@ -368,7 +390,7 @@ impl Logger {
                     }
                     // That was all there was; the next write wakes us. To go on at once would be to fight with a
                     // program that writes 100 bytes at a time for the pipe's lock, and to get 100 bytes each time.
-                    if length < room.min(BULK) {
+                    if length < room.min(BULK) && !hung_up {
                         return moved;
                     }
                 }
@@ -389,6 +411,7 @@ impl Logger {
         if log.console {
             match &dressed {
                 Some((lines, true)) => self.console.write_plain(lines),
+                _ if id == MAIN => self.console.write_plain(bytes),
                 _ => self.console.write(id, &log.label, bytes),
             }
             self.console_waits = self.console.flush();
@@ -500,7 +523,9 @@ impl Logger {
                 filter.open_line.extend_from_slice(&bytes);
                 while let Some(end) = filter.open_line.iter().position(|&b| b == b'\n') {
                     let line: Vec<u8> = filter.open_line.drain(..=end).collect();
-                    self.syslog.line(syslog::INFO, &format!("{} {}", log.label, String::from_utf8_lossy(&line[..end])));
+                    let text = String::from_utf8_lossy(&line[..end]);
+                    let whose = if id == MAIN { String::new() } else { format!("{} ", log.label) };
+                    self.syslog.line(syslog::INFO, &format!("{whose}{text}"));
                 }
                 let over = filter.open_line.len().saturating_sub(SYSLOG_LINE_MAX);
                 filter.open_line.drain(..over);
