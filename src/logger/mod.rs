@@ -91,6 +91,20 @@ struct Filter {
     open_line: Vec<u8>,
 }
 
+impl Filter {
+    /// Nothing where all that is wanted is the file, as usual.
+    fn of(id: LogId, spec: &LogSpec) -> Option<Box<Filter>> {
+        let wants = spec.extras.as_deref()?;
+        let LogExtras { auto: _, capture, events, syslog, strip_ansi, echo } = *wants;
+        // The daemon's own lines go to syslog at most.
+        let needs = if id == MAIN { syslog } else { capture > 0 || events || syslog || strip_ansi || echo };
+        needs.then(|| {
+            let capture = (capture > 0).then(|| Capture::new(capture));
+            Box::new(Filter { wants: wants.clone(), capture, open_line: Vec::new() })
+        })
+    }
+}
+
 const LINK: Token = Token(0);
 /// Far beyond the number of any log.
 const COMPRESSED: Token = Token(usize::MAX >> 1);
@@ -254,8 +268,9 @@ impl Logger {
                     log.dress = Dress::of(&spec, &label, log.stream);
                     log.label = label;
                     log.console = spec.console;
-                    if let (Some(filter), Some(extras)) = (&mut log.filter, &spec.extras) {
-                        filter.wants = (**extras).clone();
+                    match (&mut log.filter, &spec.extras) {
+                        (Some(filter), Some(extras)) => filter.wants = (**extras).clone(),
+                        (filter, _) => *filter = Filter::of(id, &spec),
                     }
                     log.sink.update(spec);
                 }
@@ -297,11 +312,7 @@ impl Logger {
         let console = spec.console;
         let stream = if stderr { "stderr" } else { "stdout" };
         let dress = Dress::of(&spec, &label, stream);
-        // The daemon's own lines go to syslog at most.
-        let filter = spec.extras.clone().filter(|wants| id != MAIN || wants.syslog).map(|wants| {
-            let capture = (wants.capture > 0).then(|| Capture::new(wants.capture));
-            Box::new(Filter { wants: *wants, capture, open_line: Vec::new() })
-        });
+        let filter = Filter::of(id, &spec);
         let is_made_now = spec.extras.as_ref().is_some_and(|extras| extras.auto);
         let mut sink = Sink::new(spec);
         if is_made_now {
