@@ -30,6 +30,7 @@ mod power_cut;
 mod proxy;
 mod push;
 mod security;
+mod setups;
 mod soak;
 mod stop;
 mod supervise;

@@ -91,6 +91,20 @@ struct Filter {
     open_line: Vec<u8>,
 }
 
+impl Filter {
+    /// Nothing where all that is wanted is the file, as usual.
+    fn of(id: LogId, spec: &LogSpec) -> Option<Box<Filter>> {
+        let wants = spec.extras.as_deref()?;
+        let LogExtras { auto: _, capture, events, syslog, strip_ansi, echo } = *wants;
+        // The daemon's own lines go to syslog at most.
+        let needs = if id == MAIN { syslog } else { capture > 0 || events || syslog || strip_ansi || echo };
+        needs.then(|| {
+            let capture = (capture > 0).then(|| Capture::new(capture));
+            Box::new(Filter { wants: wants.clone(), capture, open_line: Vec::new() })
+        })
+    }
+}
+
 const LINK: Token = Token(0);
 /// Far beyond the number of any log.
 const COMPRESSED: Token = Token(usize::MAX >> 1);
@@ -254,8 +268,9 @@ impl Logger {
                     log.dress = Dress::of(&spec, &label, log.stream);
                     log.label = label;
                     log.console = spec.console;
-                    if let (Some(filter), Some(extras)) = (&mut log.filter, &spec.extras) {
-                        filter.wants = (**extras).clone();
+                    match (&mut log.filter, &spec.extras) {
+                        (Some(filter), Some(extras)) => filter.wants = (**extras).clone(),
+                        (filter, _) => *filter = Filter::of(id, &spec),
                     }
                     log.sink.update(spec);
                 }
@@ -297,10 +312,7 @@ impl Logger {
         let console = spec.console;
         let stream = if stderr { "stderr" } else { "stdout" };
         let dress = Dress::of(&spec, &label, stream);
-        let filter = spec.extras.clone().filter(|_| id != MAIN).map(|wants| {
-            let capture = (wants.capture > 0).then(|| Capture::new(wants.capture));
-            Box::new(Filter { wants: *wants, capture, open_line: Vec::new() })
-        });
+        let filter = Filter::of(id, &spec);
         let is_made_now = spec.extras.as_ref().is_some_and(|extras| extras.auto);
         let mut sink = Sink::new(spec);
         if is_made_now {
@@ -410,6 +422,7 @@ impl Logger {
         if log.console {
             match &dressed {
                 Some((lines, true)) => self.console.write_plain(lines),
+                _ if id == MAIN => self.console.write_plain(bytes),
                 _ => self.console.write(id, &log.label, bytes),
             }
             self.console_waits = self.console.flush();
@@ -521,7 +534,9 @@ impl Logger {
                 filter.open_line.extend_from_slice(&bytes);
                 while let Some(end) = filter.open_line.iter().position(|&b| b == b'\n') {
                     let line: Vec<u8> = filter.open_line.drain(..=end).collect();
-                    self.syslog.line(syslog::INFO, &format!("{} {}", log.label, String::from_utf8_lossy(&line[..end])));
+                    let text = String::from_utf8_lossy(&line[..end]);
+                    let whose = if id == MAIN { String::new() } else { format!("{} ", log.label) };
+                    self.syslog.line(syslog::INFO, &format!("{whose}{text}"));
                 }
                 let over = filter.open_line.len().saturating_sub(SYSLOG_LINE_MAX);
                 filter.open_line.drain(..over);
