@@ -26,6 +26,7 @@ mod migrate;
 mod page;
 mod pid1;
 mod pidproxy;
+mod power_cut;
 mod proxy;
 mod push;
 mod push_hostile;
