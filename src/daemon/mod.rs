@@ -316,7 +316,7 @@ impl Daemon {
             self.memory_at,
             self.conductor_deadline(),
             self.fetches.next_deadline(),
-            (!self.decided.is_empty()).then(Time::default),
+            (!self.decided.is_empty() || self.children.has_more_reports).then(Time::default),
             ending,
         ]
         .into_iter()
@@ -329,6 +329,9 @@ impl Daemon {
         if !self.decided.is_empty() {
             // Nothing is RUNNING before it was started.
             self.carry_out_actions();
+        }
+        if self.children.has_more_reports {
+            self.children.read_reports();
         }
         let now = now();
         self.supervisor.handle_timeout(now);
@@ -393,6 +396,9 @@ impl Daemon {
         self.children.forget(id);
         self.sweeps.remove(&id);
         self.forget_conducted(id);
+        if let Some(control) = &mut self.control {
+            control.removed();
+        }
     }
 
     /// The pipes and the notify socket of a process.
@@ -425,6 +431,10 @@ impl Daemon {
     }
 
     fn signal_run(&mut self, run: Run, signal: i32) {
+        if self.to_start.contains(&run) {
+            // A client has asked for both in one breath. Without a child now its stop signal would be lost.
+            self.start_all();
+        }
         self.tell_of_signal(run, signal);
         let whole_group = self.signal_target(run, signal);
         if let Err(why) = self.children.signal(run, signal, whole_group) {
@@ -622,7 +632,8 @@ impl Daemon {
     }
 
     fn hear_notify(&mut self, id: ProcessId) {
-        if self.readiness.hear(id)
+        let token = Token(NOTIFY + id.0 as usize);
+        if self.readiness.hear(self.poll.registry(), token, id)
             && let Some(run) = self.supervisor.process(id).and_then(|p| p.run())
         {
             self.feed(Event::HeardReady(run));

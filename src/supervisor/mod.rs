@@ -28,7 +28,7 @@ mod random_tests;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
-mod world;
+pub mod world;
 
 use std::collections::VecDeque;
 use std::time::Duration;
