@@ -824,7 +824,7 @@ fn what_is_not_there_is_told() {
 
 /// What a kill -9 at any moment must leave: the old release or the new one, whole, with the data.
 #[track_caller]
-fn is_whole(hob: &Hob, versions: &[&str]) -> String {
+pub fn is_whole(hob: &Hob, versions: &[&str]) -> String {
     hob.running("www");
     let seen = inside(hob, "www", "version");
     assert!(versions.contains(&seen.as_str()), "{seen:?} is neither of {versions:?}");
