@@ -272,6 +272,24 @@ fn a_full_disk_blocks_the_writer_and_recovers_without_a_lost_byte() {
 }
 
 #[test]
+fn last_words_and_the_end_that_come_together_end_the_log_too() {
+    let home = Home::with("one: sh -c 'until test -e {home}/go; do sleep 0.01; done; echo last words'");
+    let mut hob = home.boot();
+    let one = hob.running("one");
+    let name = |pid: i32| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    let logger = children_of(hob.pid).into_iter().map(|c| c.0).find(|pid| name(*pid).trim() == "hob logger");
+    let logger = Pid::from_raw(logger.expect("there is one"));
+    hob.signal(Signal::SIGKILL);
+    hob.wait_end();
+    kill(logger, Signal::SIGSTOP).expect("it runs");
+    hob.home.write("go", "");
+    wait_for("one has ended", || (!lives(one)).then_some(()));
+    kill(logger, Signal::SIGCONT).expect("it waits");
+    wait_for("the logger has ended", || (!lives(logger.as_raw())).then_some(()));
+    assert_eq!(hob.log("one.log"), "last words\n");
+}
+
+#[test]
 fn a_full_disk_takes_the_oldest_rotated_files_first() {
     if !need("root") {
         return;

@@ -18,3 +18,20 @@ fn the_bench_measures_hob() {
         assert_eq!(line["ok"], true, "{line}");
     }
 }
+
+#[test]
+fn the_bench_beside_supervisord_runs() {
+    if !need_all(&["python3", "supervisord", "supervisorctl"]) {
+        return;
+    }
+    let bench = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/bench/supervisord.py");
+    let words = ["--programs", "5", "--rounds", "1", "--only", "start_stop,status", "--json"];
+    let ran = run(std::process::Command::new("python3").arg(bench).arg(hob_bin()).args(words)).expect(0);
+    let rows = ran.json()["rows"].as_array().cloned().expect("rows");
+    assert_eq!(rows.len(), 4, "{}", ran.out);
+    assert!(
+        rows.iter().all(|row| row["hob"].as_f64() > Some(0.0) && row["python"].as_f64() > Some(0.0)),
+        "{}",
+        ran.out
+    );
+}

@@ -492,3 +492,47 @@ fn hob_up_has_its_load_balancer_too() {
     assert!(alive_with(&home.marker()).is_empty());
     hob.shutdown();
 }
+
+#[test]
+fn an_ordinary_user_has_it_too_and_a_push_that_is_killed_leaves_every_instance_in_it() {
+    if !need_all(&["haproxy", "python3"]) {
+        return;
+    }
+    let home = waiting("");
+    let keys = ["www.0.www", "www.behind.www", "www.1.www"].map(str::to_owned);
+    let ports = with_free_ports(&home, &keys);
+    let is_root = nix::unistd::geteuid().is_root();
+    let hob = if is_root { home.run_as_nobody() } else { home }.boot();
+    let push = |dir: &str| {
+        // In the daemon's place, as who pushes is who runs it.
+        let words = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--"];
+        let words = if is_root { &words[..] } else { &["env"] };
+        let mut command = std::process::Command::new(words[0]);
+        command.args(&words[1..]).arg(hob_bin()).args(["push", dir]);
+        hob.home.dress(&mut command);
+        command
+    };
+    run(&mut push(&version(&hob, "one", TWO))).expect(0);
+    let (zero, one) = (whole(0, "one"), whole(1, "one"));
+    let in_turn = BTreeMap::from([(zero.clone(), 2), (one, 2)]);
+    assert_eq!(shares(ports[0], 4), in_turn);
+    // A request that keeps the first instance from being stopped.
+    let mut slow = TcpStream::connect(("127.0.0.1", ports[0])).expect("it serves");
+    request(&mut slow, "/slow", "close").expect("it takes it");
+    let dir = version(&hob, "two", TWO);
+    let mut command = push(&dir);
+    let mut pushing = command.stdout(std::process::Stdio::null()).spawn().expect("hob starts");
+    let rolling = || fs::read_to_string(hob.home.beside("state/rolling.json")).unwrap_or_default();
+    wait_for("an instance is passed over", || rolling().contains("\"out\": [").then_some(()));
+    let worker = wait_for("the worker", || crate::push::push_processes(&hob).into_iter().max());
+    kill(Pid::from_raw(worker), Signal::SIGKILL).expect("it runs");
+    assert_ne!(wait_child(&mut pushing, PATIENCE), Some(0));
+    assert!(!hob.home.beside("state/rolling.json").exists());
+    wait_for("both serve", || (shares(ports[0], 4) == in_turn).then_some(()));
+    let mut text = String::new();
+    slow.read_to_string(&mut text).expect("it answers");
+    assert!(text.starts_with("HTTP/1.1 200") || text.is_empty() || text.contains(" 502 "), "{text}");
+    run(&mut push(&dir)).expect(0);
+    assert_eq!(shares(ports[0], 4).into_keys().collect::<Vec<_>>(), [whole(0, "two"), whole(1, "two")]);
+    hob.shutdown();
+}

@@ -824,7 +824,7 @@ fn what_is_not_there_is_told() {
 
 /// What a kill -9 at any moment must leave: the old release or the new one, whole, with the data.
 #[track_caller]
-fn is_whole(hob: &Hob, versions: &[&str]) -> String {
+pub fn is_whole(hob: &Hob, versions: &[&str]) -> String {
     hob.running("www");
     let seen = inside(hob, "www", "version");
     assert!(versions.contains(&seen.as_str()), "{seen:?} is neither of {versions:?}");
@@ -833,7 +833,7 @@ fn is_whole(hob: &Hob, versions: &[&str]) -> String {
     seen
 }
 
-fn push_processes(hob: &Hob) -> Vec<i32> {
+pub fn push_processes(hob: &Hob) -> Vec<i32> {
     let marker = hob.home.marker();
     let is_push = |pid: &i32| {
         fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == "hob push")

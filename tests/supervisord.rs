@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::support::supervisord::*;
-use crate::support::{need_all, wait_for};
+use crate::support::{http, need_all, wait_for};
 
 #[test]
 fn the_conformance_suite_passes_with_the_real_clients() {
@@ -88,6 +88,28 @@ fn a_stop_signal_reaches_the_child_alone_unless_its_group_is_meant() {
     let kid = nix::unistd::Pid::from_raw(pid);
     assert!(nix::sys::signal::kill(kid, None).is_ok() && !got.exists(), "what is left is left");
     nix::sys::signal::kill(kid, nix::sys::signal::Signal::SIGKILL).expect("still there");
+}
+
+#[test]
+fn a_start_and_a_stop_in_one_request_do_not_wait_for_sigkill() {
+    let daemon = Supervisord::start("[program:p]\ncommand=/bin/sleep 1000\nautostart=false\nstopwaitsecs=60\n");
+    let call = |method: &str, wait: u8| {
+        format!(
+            "<value><struct><member><name>methodName</name><value>supervisor.{method}</value></member><member>\
+             <name>params</name><value><array><data><value>p</value><value><boolean>{wait}</boolean></value>\
+             </data></array></value></member></struct></value>"
+        )
+    };
+    let body = format!(
+        "<?xml version='1.0'?><methodCall><methodName>system.multicall</methodName><params><param><value><array><data>\
+         {}{}</data></array></value></param></params></methodCall>",
+        call("startProcess", 0),
+        call("stopProcess", 1)
+    );
+    let (status, text) = http(&daemon.dir.path().join("s.sock"), "POST", "/RPC2", Some(&body)).expect("answered");
+    assert!(status == 200 && !text.contains("fault"), "{text}");
+    assert_eq!(daemon.state("p"), "STOPPED");
+    assert!(!daemon.log().contains("SIGKILL"), "{}", daemon.log());
 }
 
 #[test]

@@ -170,6 +170,9 @@ pub struct Control {
     next_serial: u64,
     /// Slots with more to do than they got their turn for.
     again: BTreeSet<usize>,
+    /// What somebody waits for may be settled although no process has changed: a start that was called off in time, a
+    /// process that is not configured any more.
+    looks_again: bool,
     waiters: Waiters,
     tickets: BTreeMap<Ticket, Client>,
     /// XML-RPC requests that are not answered yet.
@@ -212,6 +215,7 @@ impl Control {
             clients: Vec::new(),
             next_serial: 0,
             again: BTreeSet::new(),
+            looks_again: false,
             waiters: Waiters::default(),
             tickets: BTreeMap::new(),
             exchanges: BTreeMap::new(),
@@ -278,6 +282,15 @@ impl Control {
         self.ring.push(line);
         let finished = self.waiters.changed(change.id, host.supervisor(), now);
         self.tell(finished, host);
+        self.go_on_with_processes(host);
+    }
+
+    /// A process has left the table.
+    pub fn removed(&mut self) {
+        self.looks_again = true;
+    }
+
+    fn go_on_with_processes(&mut self, host: &mut dyn Host) {
         let waiting = self.exchanges.iter().filter(|(_, exchange)| exchange.waits_for_processes());
         for client in waiting.map(|(client, _)| *client).collect::<Vec<_>>() {
             self.go_on(client, host);
@@ -285,7 +298,7 @@ impl Control {
     }
 
     pub fn next_deadline(&self) -> Option<Time> {
-        let at_once = (!self.again.is_empty()).then(Time::default);
+        let at_once = (self.looks_again || !self.again.is_empty()).then(Time::default);
         let clients = self.clients.iter().flatten().filter_map(Connection::deadline).min();
         let exchanges = self.exchanges.values().filter_map(Exchange::deadline).min();
         let scrapes = self.scrapes.values().map(|(_, until)| *until).min();
@@ -321,6 +334,10 @@ impl Control {
             }
             // Its answer may be there by now.
             self.again.insert(client.slot);
+        }
+        if std::mem::take(&mut self.looks_again) {
+            self.waiters.look_soon();
+            self.go_on_with_processes(host);
         }
         let finished = self.waiters.handle_timeout(host.supervisor(), now);
         self.tell(finished, host);
@@ -555,6 +572,7 @@ impl Control {
 
     fn handle(&mut self, slot: usize, request: &Request, host: &mut dyn Host) {
         let now = host.now();
+        self.looks_again |= request.method == "POST";
         let streams = self.clients.iter().flatten().filter(|client| client.doing() == Doing::Streaming).count();
         let Some(Some(client)) = self.clients.get_mut(slot) else { return };
         let id = Client { slot, serial: client.serial };

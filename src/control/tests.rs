@@ -242,6 +242,7 @@ impl Bench {
                 }
                 Action::Sweep(run, _) => self.host.feed(Event::Swept(run, self.host.stubborn.clone())),
                 Action::Changed(change) => self.control.changed(&change, &mut self.host),
+                Action::Removed(_) => self.control.removed(),
                 _ => {}
             }
         }
@@ -402,6 +403,26 @@ fn a_start_that_somebody_else_stops_is_answered() {
     let mut other = bench.post("/v1/processes/web/stop", "");
     assert!(!outcomes(&mut client).expect("answered")[0].1);
     assert_eq!(outcomes(&mut other), one("web", true, "stopped"));
+}
+
+#[test]
+fn a_start_that_waits_for_others_is_answered_when_it_is_called_off_or_removed() {
+    let specs = || {
+        let after = vec![Name { group: "web".into(), process: "db".into() }];
+        vec![spec("web", "db"), Spec { after, ..spec("web", "front") }]
+    };
+    let mut bench = Bench::with(specs());
+    let mut client = bench.post("/v1/processes/front/start", "");
+    assert_eq!(outcomes(&mut client), None);
+    bench.post("/v1/processes/front/stop", "");
+    let why = "not started: stopped before it could start";
+    assert_eq!(outcomes(&mut client), one("web:front", false, why));
+    let mut client = bench.post("/v1/processes/front/start", "");
+    assert_eq!(outcomes(&mut client), None);
+    let plan = Plan { instances: vec![instance("web")], specs: vec![spec("web", "db")], ..Plan::default() };
+    bench.feed(Event::Plan(plan));
+    bench.turn();
+    assert_eq!(outcomes(&mut client), one("web:front", false, "no longer configured"));
 }
 
 #[test]

@@ -259,6 +259,11 @@ impl Waiters {
         finished
     }
 
+    /// Everything is looked at with the next `handle_timeout`.
+    pub fn look_soon(&mut self) {
+        self.entries.values_mut().for_each(|entry| entry.look_at = Time::default());
+    }
+
     pub fn next_deadline(&self) -> Option<Time> {
         self.entries.values().map(|entry| entry.look_at).min()
     }

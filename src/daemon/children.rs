@@ -1,6 +1,6 @@
 //! Pid to run and back: who of our children is what, and how each of them ended.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::os::unix::net::UnixDatagram;
 
@@ -11,6 +11,7 @@ use super::batch::Batch;
 use super::launch::{REPORT_MAX, Report};
 use super::oom::OomCounter;
 use crate::supervisor::event::{Exit, Job, ProcessId, Run};
+use crate::sys;
 use crate::sys::lent::{Lent, Number};
 use crate::sys::process::{self, Ended, Pid};
 
@@ -28,12 +29,19 @@ pub struct Children {
     /// The end of the socket that all children report to, and the one they get.
     reports: UnixDatagram,
     report_tx: UnixDatagram,
+    /// Reports were left for the next turn.
+    pub has_more_reports: bool,
+    /// Who may report: each run that begins or has a child, by number, and the user it becomes. A profile that is
+    /// sourced between fork and exec can get hold of the socket, and so can whoever may trace the shell.
+    reporters: HashMap<u64, u32>,
     /// Starts that failed, by run number, until their child is reaped.
     failed: HashMap<u64, (String, i32)>,
     /// What children said that did not end them, by run number.
     pub said: BTreeMap<u64, String>,
     pub troubles: BTreeMap<u64, Vec<String>>,
     oom: OomCounter,
+    /// Runs that have SIGKILL from us.
+    killed: HashSet<Run>,
 }
 
 /// The same for the next binary.
@@ -46,6 +54,7 @@ pub struct Handed {
     failed: Vec<(u64, String, i32)>,
     said: BTreeMap<u64, String>,
     troubles: BTreeMap<u64, Vec<String>>,
+    killed: Vec<Run>,
 }
 
 /// A child that has been reaped.
@@ -59,6 +68,7 @@ impl Children {
     pub fn new() -> io::Result<Children> {
         let (reports, report_tx) = UnixDatagram::pair()?;
         reports.set_nonblocking(true)?;
+        sys::socket::tell_senders(&reports)?;
         Ok(Children::with(reports, report_tx))
     }
 
@@ -72,10 +82,13 @@ impl Children {
             not_made: Vec::new(),
             reports,
             report_tx,
+            has_more_reports: false,
+            reporters: HashMap::new(),
             failed: HashMap::new(),
             said: BTreeMap::new(),
             troubles: BTreeMap::new(),
             oom: OomCounter::new(),
+            killed: HashSet::new(),
         }
     }
 
@@ -93,6 +106,7 @@ impl Children {
             failed: self.failed.iter().map(|(run, (stage, errno))| (*run, stage.clone(), *errno)).collect(),
             said: self.said.clone(),
             troubles: self.troubles.clone(),
+            killed: self.killed.iter().copied().collect(),
         }
     }
 
@@ -104,6 +118,7 @@ impl Children {
         children.leaders = handed.leaders.into_iter().map(|(id, pid)| (id, Pid::from_raw(pid))).collect();
         children.failed = handed.failed.into_iter().map(|(run, stage, errno)| (run, (stage, errno))).collect();
         (children.said, children.troubles) = (handed.said, handed.troubles);
+        children.killed = handed.killed.into_iter().collect();
         Ok(children)
     }
 
@@ -113,6 +128,16 @@ impl Children {
 
     pub fn report_tx(&self) -> &UnixDatagram {
         &self.report_tx
+    }
+
+    /// A child for this run is about to be made, which becomes this user.
+    pub fn begin(&mut self, run: Run, uid: u32) {
+        self.reporters.insert(run.number, uid);
+    }
+
+    /// There will be no child for this run.
+    pub fn call_off(&mut self, run: Run) {
+        self.reporters.remove(&run.number);
     }
 
     pub fn add(&mut self, run: Run, pid: Pid) {
@@ -181,6 +206,9 @@ impl Children {
             }
             return Err(Errno::ESRCH.into());
         };
+        if signal == libc::SIGKILL {
+            self.killed.insert(run);
+        }
         if !whole_group {
             return process::kill(pid, signal);
         }
@@ -209,11 +237,14 @@ impl Children {
         self.pids.remove(&run);
         // Its sender is dead, so a report of a failed start is complete and waiting.
         self.read_reports();
+        self.reporters.remove(&run.number);
+        let is_ours = self.killed.remove(&run);
         let exit = match (self.failed.remove(&run.number), ended) {
             (Some((stage, errno)), Ended::Code(_)) => Exit::CannotExec { stage, errno },
             (_, Ended::Code(code)) => Exit::Code(code),
             (_, Ended::Signal { signal, core }) => {
-                let oom = signal == libc::SIGKILL && self.oom.has_struck();
+                // Asked in any case: what the kernel has killed before must not be taken for the next one.
+                let oom = signal == libc::SIGKILL && self.oom.has_struck() && !is_ours;
                 Exit::Signal { signal, core, oom }
             }
         };
@@ -221,24 +252,89 @@ impl Children {
         Some(Reaped::Run(run, exit))
     }
 
-    /// Takes what children have reported so far.
+    /// Takes what children have reported so far, up to a bound: who floods the socket must not keep the daemon busy. Far
+    /// fewer fit into its queue (net.unix.max_dgram_qlen), so whatever a dead child has sent is among them.
     pub fn read_reports(&mut self) {
         let mut text = [0; REPORT_MAX];
-        while let Ok(length) = self.reports.recv(&mut text) {
-            match serde_json::from_slice(&text[..length]) {
-                Ok(Report::Failed { run, stage, errno }) => {
-                    self.failed.insert(run, (stage, errno));
-                }
-                Ok(Report::Trouble { run, text }) => {
-                    log::warn!("run {run}: {text}");
-                    self.troubles.entry(run).or_default().push(text);
-                }
-                Ok(Report::Said { run, text }) => {
-                    self.said.insert(run, text);
-                }
-                // Only our own code writes to it, but a program may have got hold of the descriptor.
+        for _ in 0..REPORTS_AT_ONCE {
+            let Ok((length, uid)) = sys::socket::recv_from_user(&self.reports, &mut text) else {
+                self.has_more_reports = false;
+                return;
+            };
+            match serde_json::from_slice::<Report>(&text[..length]) {
+                Ok(report) if self.may_report(report.run(), uid) => self.take_report(report),
+                Ok(report) => log::debug!("user {uid} has nothing to report about run {}", report.run()),
                 Err(why) => log::debug!("a report of {length} bytes cannot be read: {why}"),
             }
         }
+        self.has_more_reports = true;
+    }
+
+    fn may_report(&self, run: u64, uid: u32) -> bool {
+        let expected = self.reporters.get(&run);
+        expected.is_some_and(|&user| uid == user || uid == 0 || uid == process::effective_uid())
+    }
+
+    fn take_report(&mut self, report: Report) {
+        match report {
+            Report::Failed { run, stage, errno } => {
+                self.failed.insert(run, (stage, errno));
+            }
+            Report::Trouble { run, text } => {
+                let known = self.troubles.entry(run).or_default();
+                if known.len() < TROUBLES_MAX {
+                    log::warn!("run {run}: {text}");
+                    known.push(text);
+                }
+            }
+            Report::Said { run, text } => {
+                self.said.insert(run, text);
+            }
+        }
+    }
+}
+
+/// Reports that are read before the rest of the daemon has its turn.
+const REPORTS_AT_ONCE: usize = 1024;
+/// Of one run.
+const TROUBLES_MAX: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(number: u64) -> Run {
+        Run { job: Job::Process(ProcessId(1)), number }
+    }
+
+    #[test]
+    fn only_runs_that_there_are_report_only_by_their_user_and_not_without_end() {
+        let mut children = Children::new().expect("a socket");
+        let own = process::effective_uid();
+        children.begin(run(1), own);
+        let trouble = |run: u64| Report::Trouble { run, text: "x".into() };
+        for nth in 0..200 {
+            trouble(1 + nth % 2).send(children.report_tx());
+            children.read_reports();
+        }
+        assert_eq!(children.troubles.keys().copied().collect::<Vec<_>>(), [1]);
+        assert_eq!(children.troubles[&1].len(), TROUBLES_MAX);
+        children.begin(run(3), own + 1);
+        assert!(children.may_report(3, own + 1) && children.may_report(3, 0) && !children.may_report(3, own + 2));
+        children.call_off(run(1));
+        assert!(!children.may_report(1, own));
+    }
+
+    #[test]
+    fn a_flood_of_reports_is_left_for_the_next_turn() {
+        let mut children = Children::new().expect("a socket");
+        children.begin(run(1), process::effective_uid());
+        let (tx, text) = (children.report_tx().try_clone().expect("a copy"), vec![b' '; REPORT_MAX]);
+        let flood = std::thread::spawn(move || while tx.send(&text).is_ok() {});
+        while !children.has_more_reports {
+            children.read_reports();
+        }
+        drop(children);
+        flood.join().expect("its socket is gone");
     }
 }

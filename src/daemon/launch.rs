@@ -33,6 +33,12 @@ pub enum Report {
 }
 
 impl Report {
+    pub fn run(&self) -> u64 {
+        match self {
+            Report::Failed { run, .. } | Report::Trouble { run, .. } | Report::Said { run, .. } => *run,
+        }
+    }
+
     /// Sends it. A daemon that is gone needs no report.
     pub fn send(&self, socket: &UnixDatagram) {
         if let Ok(text) = serde_json::to_vec(self) {

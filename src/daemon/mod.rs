@@ -334,19 +334,22 @@ impl Daemon {
             self.conductor_deadline(),
             self.fetches.next_deadline(),
             self.upgrade_deadline(),
-            (!self.decided.is_empty()).then(Time::default),
+            (!self.decided.is_empty() || self.children.has_more_reports).then(Time::default),
             ending,
         ]
         .into_iter()
         .flatten()
         .min()
-        .map(|at| at.since(now()))
+        .map(|at| at.since(now()).min(LONGEST_SLEEP))
     }
 
     fn handle_timeouts(&mut self) {
         if !self.decided.is_empty() {
             // Nothing is RUNNING before it was started.
             self.carry_out_actions();
+        }
+        if self.children.has_more_reports {
+            self.children.read_reports();
         }
         let now = now();
         self.supervisor.handle_timeout(now);
@@ -411,6 +414,9 @@ impl Daemon {
         self.children.forget(id);
         self.sweeps.remove(&id);
         self.forget_conducted(id);
+        if let Some(control) = &mut self.control {
+            control.removed();
+        }
     }
 
     /// The pipes and the notify socket of a process.
@@ -443,6 +449,10 @@ impl Daemon {
     }
 
     fn signal_run(&mut self, run: Run, signal: i32) {
+        if self.to_start.contains(&run) {
+            // A client has asked for both in one breath. Without a child now its stop signal would be lost.
+            self.start_all();
+        }
         self.tell_of_signal(run, signal);
         let whole_group = self.signal_target(run, signal);
         if let Err(why) = self.children.signal(run, signal, whole_group) {
@@ -640,13 +650,17 @@ impl Daemon {
     }
 
     fn hear_notify(&mut self, id: ProcessId) {
-        if self.readiness.hear(id)
+        let token = Token(NOTIFY + id.0 as usize);
+        if self.readiness.hear(self.poll.registry(), token, id)
             && let Some(run) = self.supervisor.process(id).and_then(|p| p.run())
         {
             self.feed(Event::HeardReady(run));
         }
     }
 }
+
+/// epoll counts milliseconds in an int: what is due in 25 days or more would be due never.
+const LONGEST_SLEEP: Duration = Duration::from_secs(24 * 3600);
 
 /// How long after a plan its memory is given back: by then most of what it starts has started.
 const TIDY_AFTER: Duration = Duration::from_secs(2);

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io;
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use mio::net::UnixDatagram;
@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::plan::{ReadyBy, Spec};
 use crate::supervisor::event::ProcessId;
 use crate::sys::lent::{Lent, Number};
+use crate::sys::process;
 
 pub struct Readiness {
     /// The folder of the sockets, made when the first one is.
@@ -66,8 +67,7 @@ impl Readiness {
         if self.sockets.contains_key(&id) {
             return Ok(());
         }
-        fs::create_dir_all(&self.folder)?;
-        fs::set_permissions(&self.folder, fs::Permissions::from_mode(0o711))?;
+        self.make_folder()?;
         let path = self.folder.join(id.0.to_string());
         let _ = fs::remove_file(&path);
         let mut socket = UnixDatagram::bind(&path)?;
@@ -78,6 +78,23 @@ impl Readiness {
         registry.register(&mut socket, token, Interest::READABLE)?;
         self.sockets.insert(id, Socket { socket, path });
         Ok(())
+    }
+
+    /// The control socket may stand where others can put something in our way, a link to a folder of root's say.
+    fn make_folder(&self) -> io::Result<()> {
+        if let Some(above) = self.folder.parent() {
+            fs::create_dir_all(above)?;
+        }
+        match fs::DirBuilder::new().mode(0o711).create(&self.folder) {
+            Err(why) if why.kind() != io::ErrorKind::AlreadyExists => return Err(why),
+            _ => {}
+        }
+        let meta = fs::symlink_metadata(&self.folder)?;
+        if !meta.is_dir() || meta.uid() != process::effective_uid() {
+            let why = format!("{} is in the way, which hob did not make", self.folder.display());
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, why));
+        }
+        fs::set_permissions(&self.folder, fs::Permissions::from_mode(0o711))
     }
 
     pub fn remove(&mut self, registry: &Registry, id: ProcessId) {
@@ -91,13 +108,18 @@ impl Readiness {
         self.sockets.get(&id).map(|s| s.path.as_path())
     }
 
-    /// Reads all messages; true if one of them says READY=1.
-    pub fn hear(&mut self, id: ProcessId) -> bool {
-        let Some(Socket { socket, .. }) = self.sockets.get(&id) else { return false };
+    /// Reads what has come; true if one of the messages says READY=1. A program that sends without end does not keep the
+    /// daemon busy: the rest is told of again.
+    pub fn hear(&mut self, registry: &Registry, token: Token, id: ProcessId) -> bool {
+        let Some(Socket { socket, .. }) = self.sockets.get_mut(&id) else { return false };
         let mut text = [0; 4096];
         let mut ready = false;
-        while let Ok(length) = socket.recv(&mut text) {
+        for _ in 0..MESSAGES_AT_ONCE {
+            let Ok(length) = socket.recv(&mut text) else { return ready };
             ready |= text[..length].split(|&b| b == b'\n').any(|line| line == b"READY=1");
+        }
+        if let Err(why) = registry.reregister(socket, token, Interest::READABLE) {
+            log::error!("cannot listen on a notify socket any more: {why}");
         }
         ready
     }
@@ -108,5 +130,57 @@ impl Readiness {
             let _ = fs::remove_file(&gone.path);
         }
         let _ = fs::remove_dir(&self.folder);
+    }
+}
+
+const MESSAGES_AT_ONCE: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use mio::{Events, Poll};
+
+    use super::*;
+    use crate::plan::Ready;
+
+    #[test]
+    fn a_flood_of_messages_is_read_in_turns_and_none_is_forgotten() {
+        let (dir, mut poll) = (tempfile::tempdir().expect("a folder"), Poll::new().expect("a poll"));
+        let registry = poll.registry().try_clone().expect("a copy");
+        let mut readiness = Readiness::new(&dir.path().join("hob.sock"));
+        let (id, token) = (ProcessId(7), Token(7));
+        let mut spec = crate::supervisor::world::process("web");
+        spec.ready = Some(Ready { by: ReadyBy::Notify, within: std::time::Duration::from_secs(1) });
+        readiness.provide(&registry, token, id, &spec).expect("made");
+        let path = readiness.path(id).expect("made").to_owned();
+        let tx = std::os::unix::net::UnixDatagram::unbound().expect("a socket");
+        tx.connect(&path).expect("there");
+        let sender = std::thread::spawn(move || {
+            for _ in 0..10 * MESSAGES_AT_ONCE {
+                tx.send(b"STATUS=x").expect("taken");
+            }
+            tx.send(b"READY=1").expect("taken");
+        });
+        let mut events = Events::with_capacity(8);
+        let mut ready = false;
+        while !ready {
+            poll.poll(&mut events, Some(std::time::Duration::from_secs(10))).expect("polls");
+            assert!(!events.is_empty(), "the rest is told of");
+            ready = readiness.hear(&registry, token, id);
+        }
+        sender.join().expect("sent");
+    }
+
+    #[test]
+    fn a_link_in_place_of_the_folder_is_not_followed() {
+        let (dir, poll) = (tempfile::tempdir().expect("a folder"), Poll::new().expect("a poll"));
+        let theirs = dir.path().join("theirs");
+        fs::DirBuilder::new().mode(0o700).create(&theirs).expect("made");
+        std::os::unix::fs::symlink(&theirs, dir.path().join("hob.sock.notify")).expect("made");
+        let mut readiness = Readiness::new(&dir.path().join("hob.sock"));
+        let mut spec = crate::supervisor::world::process("web");
+        spec.ready = Some(Ready { by: ReadyBy::Notify, within: std::time::Duration::from_secs(1) });
+        let why = readiness.provide(poll.registry(), Token(7), ProcessId(7), &spec).expect_err("refused");
+        assert!(why.to_string().ends_with("hob.sock.notify is in the way, which hob did not make"), "{why}");
+        assert_eq!(fs::metadata(&theirs).expect("there").permissions().mode() & 0o777, 0o700);
     }
 }

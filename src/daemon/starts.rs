@@ -11,6 +11,9 @@ impl Daemon {
             if self.logs.ends(id).is_none() && self.conductor.is_none() {
                 self.provide(id, Logs::add);
             }
+            let spec = self.supervisor.process(id).map(|process| process.spec());
+            let uid = spec.and_then(|spec| spec.user.as_ref()).map_or(sys::process::effective_uid(), |user| user.uid);
+            self.children.begin(*run, uid);
         }
         let launchable = runs.iter().filter(|run| self.can_be_launched(**run)).count();
         if self.has_launchers && launchable >= batch::LEAST {
@@ -59,6 +62,7 @@ impl Daemon {
     }
 
     fn cannot_fork(&mut self, run: Run, why: &io::Error) {
+        self.children.call_off(run);
         let errno = why.raw_os_error().unwrap_or(nix::errno::Errno::EAGAIN as i32);
         self.feed(Event::Exited(run, Exit::CannotExec { stage: "fork".into(), errno }));
     }

@@ -76,10 +76,12 @@ struct Log {
     console: bool,
     /// What is put around its lines.
     dress: Option<Box<Dress>>,
-    stream: &'static str,
+    stderr: bool,
     filter: Option<Box<Filter>>,
     /// The pipe has been made larger.
     grown: bool,
+    /// Nobody holds the other end: no event will come for what is left, or for the end behind it.
+    hung_up: bool,
     ended: bool,
 }
 
@@ -89,6 +91,24 @@ struct Filter {
     capture: Option<Capture>,
     /// The beginning of a line for syslog.
     open_line: Vec<u8>,
+}
+
+fn stream_name(stderr: bool) -> &'static str {
+    if stderr { "stderr" } else { "stdout" }
+}
+
+impl Filter {
+    /// Nothing where all that is wanted is the file, as usual.
+    fn of(id: LogId, spec: &LogSpec) -> Option<Box<Filter>> {
+        let wants = spec.extras.as_deref()?;
+        let LogExtras { auto: _, capture, events, syslog, strip_ansi, echo } = *wants;
+        // The daemon's own lines go to syslog at most.
+        let needs = if id == MAIN { syslog } else { capture > 0 || events || syslog || strip_ansi || echo };
+        needs.then(|| {
+            let capture = (capture > 0).then(|| Capture::new(capture));
+            Box::new(Filter { wants: wants.clone(), capture, open_line: Vec::new() })
+        })
+    }
 }
 
 const LINK: Token = Token(0);
@@ -134,7 +154,15 @@ impl Logger {
                         self.hear();
                     }
                     COMPRESSED => self.have_compressed(),
-                    Token(id) => self.busy.push(LogId(id as u64)),
+                    Token(id) => {
+                        let id = LogId(id as u64);
+                        if event.is_read_closed()
+                            && let Some(log) = self.logs.get_mut(&id)
+                        {
+                            log.hung_up = true;
+                        }
+                        self.busy.push(id);
+                    }
                 }
             }
             self.busy.sort_unstable();
@@ -244,11 +272,12 @@ impl Logger {
             }
             ToLogger::Update { id, label, spec } => {
                 if let Some(log) = self.logs.get_mut(&id) {
-                    log.dress = Dress::of(&spec, &label, log.stream);
+                    log.dress = Dress::of(&spec, &label, stream_name(log.stderr));
                     log.label = label;
                     log.console = spec.console;
-                    if let (Some(filter), Some(extras)) = (&mut log.filter, &spec.extras) {
-                        filter.wants = (**extras).clone();
+                    match (&mut log.filter, &spec.extras) {
+                        (Some(filter), Some(extras)) => filter.wants = (**extras).clone(),
+                        (filter, _) => *filter = Filter::of(id, &spec),
                     }
                     log.sink.update(spec);
                 }
@@ -302,12 +331,8 @@ impl Logger {
         self.poll.registry().register(&mut SourceFd(&fd.as_raw_fd()), token, Interest::READABLE)?;
         self.console.name(&label);
         let console = spec.console;
-        let stream = if stderr { "stderr" } else { "stdout" };
-        let dress = Dress::of(&spec, &label, stream);
-        let filter = spec.extras.clone().filter(|_| id != MAIN).map(|wants| {
-            let capture = (wants.capture > 0).then(|| Capture::new(wants.capture));
-            Box::new(Filter { wants: *wants, capture, open_line: Vec::new() })
-        });
+        let dress = Dress::of(&spec, &label, stream_name(stderr));
+        let filter = Filter::of(id, &spec);
         let is_made_now = spec.extras.as_ref().is_some_and(|extras| extras.auto);
         let mut sink = Sink::new(spec);
         if is_made_now {
@@ -315,7 +340,18 @@ impl Logger {
         }
         self.logs.insert(
             id,
-            Log { label, pipe: fd.into(), sink, console, dress, stream, filter, grown: false, ended: false },
+            Log {
+                label,
+                pipe: fd.into(),
+                sink,
+                console,
+                dress,
+                stderr,
+                filter,
+                grown: false,
+                hung_up: false,
+                ended: false,
+            },
         );
         self.busy.push(id);
         self.look_for_rotated(id);
@@ -367,7 +403,7 @@ impl Logger {
                         self.console.write(id, &log.label, bytes);
                         self.console_waits = self.console.flush();
                     }
-                    let has_rotated = log.sink.has_to_compress();
+                    let (has_rotated, hung_up) = (log.sink.has_to_compress(), log.hung_up);
                     if length >= PIPE_FULL && !log.grown {
                         // A busy one. Only the pipe's memory grows, and only while it is full; a user's allowance
                         // may be used up (pipe(7)), which is no reason to complain.
@@ -385,7 +421,7 @@ impl Logger {
                     }
                     // That was all there was; the next write wakes us. To go on at once would be to fight with a
                     // program that writes 100 bytes at a time for the pipe's lock, and to get 100 bytes each time.
-                    if length < room.min(BULK) {
+                    if length < room.min(BULK) && !hung_up {
                         return moved;
                     }
                 }
@@ -406,6 +442,7 @@ impl Logger {
         if log.console {
             match &dressed {
                 Some((lines, true)) => self.console.write_plain(lines),
+                _ if id == MAIN => self.console.write_plain(bytes),
                 _ => self.console.write(id, &log.label, bytes),
             }
             self.console_waits = self.console.flush();
@@ -517,13 +554,16 @@ impl Logger {
                 filter.open_line.extend_from_slice(&bytes);
                 while let Some(end) = filter.open_line.iter().position(|&b| b == b'\n') {
                     let line: Vec<u8> = filter.open_line.drain(..=end).collect();
-                    self.syslog.line(syslog::INFO, &format!("{} {}", log.label, String::from_utf8_lossy(&line[..end])));
+                    let text = String::from_utf8_lossy(&line[..end]);
+                    let whose = if id == MAIN { String::new() } else { format!("{} ", log.label) };
+                    self.syslog.line(syslog::INFO, &format!("{whose}{text}"));
                 }
                 let over = filter.open_line.len().saturating_sub(SYSLOG_LINE_MAX);
                 filter.open_line.drain(..over);
             }
             if echo {
-                let text = format!("'{}' {} output:\n{}", log.label, log.stream, String::from_utf8_lossy(&bytes));
+                let text =
+                    format!("'{}' {} output:\n{}", log.label, stream_name(log.stderr), String::from_utf8_lossy(&bytes));
                 self.echo(&text);
             }
             if events {

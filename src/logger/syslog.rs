@@ -14,7 +14,9 @@ impl Syslog {
 
     /// Sends one line. A log daemon that is not there, or too slow, loses it: nothing may wait for it.
     pub fn line(&mut self, severity: u8, line: &str) {
-        let text = format!("<{}>{}[{}]: {line}", FACILITY_USER | severity, self.ident, std::process::id());
+        // As RFC 3164 has it, and without a pid, as supervisord sends it: ours would be the logger's.
+        let time = jiff::Zoned::now().strftime("%b %e %H:%M:%S").to_string();
+        let text = format!("<{}>{time} {}: {line}", FACILITY_USER | severity, self.ident);
         for _ in 0..2 {
             if self.socket.is_none() {
                 self.socket = connect();

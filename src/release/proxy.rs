@@ -214,11 +214,14 @@ impl Balancer<'_> {
     /// A reload that finds that it cannot listen holds up the other ports for a second, so it is found here.
     fn are_free(&self, own: Option<i32>) -> Result<(), String> {
         for Front { name, number, .. } in &self.fronts {
-            let is_own = || proc::listener_of(*number).is_some_and(|(pid, _)| Some(pid) == own);
-            if !is_free(*number) && !is_own() && !wait_until_free(*number) {
-                let holder = proc::listener_of(*number);
-                let holder = holder.map_or_else(String::new, |(pid, name)| format!(" by {pid} ({name})"));
-                return Err(format!("cannot listen on {number} for {name}: it is held{holder}"));
+            // Without the right to look into other users' processes the worker itself could be the one that has it.
+            let other = || proc::listener_of(*number).filter(|(pid, _)| Some(*pid) != own);
+            if !is_free(*number)
+                && other().is_some()
+                && !wait_until_free(*number)
+                && let Some((pid, holder)) = other()
+            {
+                return Err(format!("cannot listen on {number} for {name}: it is held by {pid} ({holder})"));
             }
         }
         Ok(())

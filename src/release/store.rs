@@ -234,15 +234,17 @@ impl Store {
 
     /// What is to run now. A deployment that was cut short is taken back first, unless somebody is at it.
     pub fn current(&self) -> Result<Deployed, Refused> {
-        match self.rolling()? {
-            None => self.deployed(),
-            Some(rolling) => match self.try_lock()? {
-                Some(lock) => {
-                    self.recover(&lock)?;
-                    self.deployed()
-                }
-                None => Ok(rolling.now),
-            },
+        let rolling = self.rolling()?;
+        if rolling.is_none() && fs::symlink_metadata(self.root.join("rolling.json")).is_err() {
+            return self.deployed();
+        }
+        match (self.try_lock()?, rolling) {
+            (Some(lock), _) => {
+                self.recover(&lock)?;
+                self.deployed()
+            }
+            (None, Some(rolling)) => Ok(rolling.now),
+            (None, None) => self.deployed(),
         }
     }
 
@@ -315,7 +317,14 @@ impl Store {
                 log::warn!("the deployment of {} was cut short; going back to what ran before", rolling.revision);
                 take_back(&rolling.renames)?;
             }
-            self.end_rolling()?;
+        }
+        // One that was empty is no journal.
+        self.end_rolling()?;
+        for name in names_in(&self.root.join("releases")) {
+            if self.record(&name)?.is_none() {
+                let path = self.release(&name);
+                remove(&path).map_err(|e| cannot("remove", &path, &e))?;
+            }
         }
         for mut record in self.records()? {
             if record.state == State::Building {
@@ -498,13 +507,17 @@ fn names_in(folder: &Path) -> impl Iterator<Item = String> + use<> {
     entries.filter_map(|entry| entry.file_name().into_string().ok())
 }
 
-/// Nothing if the file is not there.
+/// Nothing if the file is not there, or has nothing in it: it was new, and not yet on the disk when the power went. What
+/// counts is synced before it gets its name.
 fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Refused> {
     let text = match fs::read(path) {
         Ok(text) => text,
         Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(None),
         Err(e) => return Err(cannot("read", path, &e)),
     };
+    if text.iter().all(|byte| *byte == 0 || byte.is_ascii_whitespace()) {
+        return Ok(None);
+    }
     serde_json::from_slice(&text)
         .map(Some)
         .map_err(|e| Refused::one(111, format!("cannot understand {}: {e}", path.display())))

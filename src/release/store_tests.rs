@@ -164,3 +164,20 @@ fn a_state_that_cannot_be_understood_is_an_error_with_its_file() {
     let refused = bench.store.current().expect_err("broken");
     assert!(refused.errors[0].starts_with("cannot understand ") && refused.errors[0].contains("deployed.json"));
 }
+
+#[test]
+fn files_that_were_not_on_the_disk_yet_when_the_power_went_stop_nobody() {
+    let bench = Bench::new();
+    bench.record("rsync-1", 1, State::Ready, &[]);
+    bench.deploy("rsync-1");
+    let cut = bench.record("rsync-2", 2, State::Building, &[]);
+    for path in [bench.store.root.join("rolling.json"), bench.store.release(&cut.revision).join("release.json")] {
+        fs::write(path, "\0\0\0").expect("ours");
+    }
+    assert_eq!(bench.store.current().expect("it is there").revision.as_deref(), Some("rsync-1"));
+    assert!(!bench.store.root.join("rolling.json").exists() && !bench.store.release("rsync-2").exists());
+    assert_eq!(bench.store.records().expect("readable").len(), 1);
+    // What was written whole and is not understood is another matter.
+    fs::write(bench.store.root.join("deployed.json"), "{").expect("ours");
+    assert!(bench.store.deployed().expect_err("not JSON").errors[0].contains("cannot understand"));
+}

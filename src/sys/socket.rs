@@ -1,10 +1,11 @@
 //! Message sockets between hob's own processes.
 
 use std::io::{self, IoSlice, IoSliceMut};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg, socketpair,
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg, setsockopt,
+    socketpair, sockopt,
 };
 
 /// Two connected ends that keep message boundaries, neither of which ever blocks. socketpair(2), SOCK_SEQPACKET.
@@ -20,6 +21,24 @@ pub fn send(socket: BorrowedFd<'_>, text: &[u8], fd: Option<BorrowedFd<'_>>) -> 
     let control: &[ControlMessage] = if fds.is_empty() { &[] } else { &rights };
     sendmsg::<()>(socket.as_raw_fd(), &[IoSlice::new(text)], control, MsgFlags::MSG_NOSIGNAL, None)?;
     Ok(())
+}
+
+/// From now on every message comes with its sender, by the word of the kernel. SO_PASSCRED, unix(7).
+pub fn tell_senders(socket: &impl AsFd) -> io::Result<()> {
+    Ok(setsockopt(socket, sockopt::PassCred, &true)?)
+}
+
+/// One message and the user of its sender, on a socket with `tell_senders`. recvmsg(2), SCM_CREDENTIALS.
+pub fn recv_from_user(socket: &impl AsFd, text: &mut [u8]) -> io::Result<(usize, u32)> {
+    let mut control = nix::cmsg_space!(nix::sys::socket::UnixCredentials);
+    let mut parts = [IoSliceMut::new(text)];
+    let fd = socket.as_fd().as_raw_fd();
+    let message = recvmsg::<()>(fd, &mut parts, Some(&mut control), MsgFlags::empty())?;
+    let sender = message.cmsgs()?.find_map(|part| match part {
+        ControlMessageOwned::ScmCredentials(sender) => Some(sender.uid()),
+        _ => None,
+    });
+    Ok((message.bytes, sender.unwrap_or(u32::MAX)))
 }
 
 /// One message and the descriptor that came along; a length of 0 is the end. recvmsg(2).
