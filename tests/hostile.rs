@@ -229,7 +229,7 @@ fn a_ports_file_cut_at_any_byte_or_of_another_make_is_a_warning_and_made_anew() 
     let hob = Home::new(WITH_PORTS).boot();
     hob.running("www");
     let file = hob.home.beside("state/ports.json");
-    let good = fs::read_to_string(&file).expect("it is written");
+    let good = wait_for("the ports", || fs::read_to_string(&file).ok().filter(|text| text.ends_with('\n')));
     hob.shutdown();
     let mut cases: Vec<Vec<u8>> = (0..good.len() - 2).step_by(7).map(|n| good.as_bytes()[..n].to_vec()).collect();
     cases.extend([
@@ -251,7 +251,11 @@ fn a_ports_file_cut_at_any_byte_or_of_another_make_is_a_warning_and_made_anew() 
             "{shown:?}: {}",
             hob.err()
         );
-        assert_eq!(fs::read_to_string(hob.home.beside("state/ports.json")).expect("there"), good, "{shown:?}");
+        // They are kept after the start, which waits for no disk.
+        wait_for("the new numbers", || {
+            let kept = fs::read_to_string(hob.home.beside("state/ports.json"));
+            kept.is_ok_and(|kept| kept == good).then_some(())
+        });
         hob.shutdown();
     }
 }
@@ -264,7 +268,7 @@ fn a_state_directory_that_is_full_read_only_or_none_costs_a_warning_and_no_more(
     let runs = |home: Home, why: &str| {
         let hob = home.boot();
         hob.running("www");
-        assert!(hob.err().contains("cannot write the ports to") && hob.err().contains(why), "{why}: {}", hob.err());
+        wait_for(why, || (hob.err().contains("cannot write the ports to") && hob.err().contains(why)).then_some(()));
         assert_eq!(hob.ok(&["ports", "--json"]).json().as_array().map(Vec::len), Some(2));
         hob.shutdown();
     };

@@ -50,6 +50,11 @@ impl Ports {
         (Ports { file: Some(file), numbers, ..Ports::default() }, warning)
     }
 
+    /// Where they are written down.
+    pub fn folder(&self) -> Option<&Path> {
+        self.file.as_deref()?.parent()
+    }
+
     /// For a trial: nothing is read or written.
     pub fn in_memory() -> Ports {
         Ports::default()

@@ -105,8 +105,10 @@ pub fn prepare(
 /// Keeps the numbers for the next boot, on the disk when it returns. They go by the order of declaration, so the next
 /// boot most likely finds the same ones without: nothing needs to wait for the disk.
 pub fn save_ports(ports: Option<Ports>) {
-    if let Some(Err(why)) = ports.map(|ports| ports.save()) {
-        log::warn!("cannot keep the numbers of the ports: {}; they may differ next time", describe(&why));
+    let Some(ports) = ports else { return };
+    if let Err(why) = ports.save() {
+        let folder = ports.folder().map(|folder| folder.display().to_string()).unwrap_or_default();
+        log::warn!("cannot write the ports to {folder}: {}; they may differ next time", describe(&why));
     }
 }
 
