@@ -29,6 +29,7 @@ mod pidproxy;
 mod power_cut;
 mod proxy;
 mod push;
+mod push_hostile;
 mod security;
 mod setups;
 mod soak;

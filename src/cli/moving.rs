@@ -35,7 +35,7 @@ pub enum Moving {
         #[arg(long, value_name = "SVC")]
         data: Vec<String>,
         /// This service keeps none, whatever its files mention
-        #[arg(long, value_name = "SVC", conflicts_with_all = ["data"])]
+        #[arg(long, value_name = "SVC")]
         no_data: Vec<String>,
         /// Where the units of systemd find the built homes [default: /home/dotcloud]
         #[arg(long, value_name = "DIR")]

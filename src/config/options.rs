@@ -598,7 +598,8 @@ pub const SERVICE: &[ServiceKey] = &[
         COMMAND,
         "",
         "Runs in the code tree (approot) before the processes start, with their variables. Default: an executable \
-         postinstall in approot, if there is one.",
+         postinstall in approot, if there is one. What it leaves running \
+         ends when the release is replaced.",
     ),
     service_key(
         "process",

@@ -8,10 +8,11 @@
 //! A load balancer passes over an instance before it is stopped, once what it has under way is done, and takes it in
 //! again when it is responsive. So a service with several instances answers all the time.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::background::Mark;
 use super::build::make_home;
 use super::copy;
 use super::deployed::{LaidOut, Shelf, lay_out};
@@ -25,6 +26,7 @@ use super::script::describe;
 use super::store::{self, Deployed, Generation, Record, Rolling, Running, Scaled, Store, cannot};
 use crate::config::{Env, Ports, Service, Settings};
 use crate::plan::{Instance, Protocol, Spec};
+use crate::sys::mount;
 
 /// Everything a deployment works with.
 pub struct Site<'a> {
@@ -83,6 +85,10 @@ pub fn deploy(site: &Site<'_>, wanted: &Wanted, report: &mut Report) -> Result<V
         return Err(roll.put_back(refused, report));
     }
     let deployed = roll.rolling.now;
+    // Not earlier: an instance that is put back is to be as it was, and its postinstall does not run again.
+    for gone in old.instances.iter().filter(|i| deployed.instance(&i.service, i.number) != Some(i)) {
+        end_background(site.store, gone, report);
+    }
     // It serves: what is left undone from here on costs disk space only.
     site.store.sweep(&deployed);
     if let Err(refused) = site.store.prune(&deployed, RELEASES_KEPT) {
@@ -120,6 +126,10 @@ impl Roll<'_> {
         let laid = self.look_ahead(&wanted.concerned, &mut shelf)?;
         for warning in &laid.warnings {
             report.say(&format!("warning: {warning}"));
+        }
+        for path in hidden_data(&laid, &mount::points()) {
+            let told = format!("what is mounted at {} is hidden by the homes of instances", path.display());
+            report.say(&format!("warning: {told}; {LINK_DATA}"));
         }
         self.site.store.save_rolling(&self.rolling)?;
         for scaled in self.generation.services.clone() {
@@ -168,6 +178,7 @@ impl Roll<'_> {
         let mut laid = lay_out(self.site.store, &then, self.site.settings, self.site.own, &mut ports)?;
         laid.warnings.extend(warning);
         ports.save().map_err(|e| cannot("write the ports to", &self.site.store.root, &e))?;
+        self.data_can_move(&then, &mount::points())?;
         let before = self.lay_out_now()?;
         let none = BTreeSet::new();
         self.is_balanced = Balancer::of(&before.plan, &none, self.site.settings).is_some();
@@ -176,6 +187,21 @@ impl Roll<'_> {
             self.is_balanced = true;
         }
         Ok(laid)
+    }
+
+    /// `~/data` is moved from home to home, which a mount point cannot be. Better told before anything is stopped.
+    fn data_can_move(&self, then: &Deployed, points: &HashSet<PathBuf>) -> Result<(), Refused> {
+        let changes = |old: &&Running| then.instance(&old.service, old.number) != Some(*old);
+        for old in self.rolling.now.instances.iter().filter(changes) {
+            let data = old.home.join("data");
+            if points.contains(&data) {
+                let name = format!("{}.{}", old.service, old.number);
+                let why =
+                    format!("{name}: ~/data ({}) is a mount point, which cannot move to a new home", data.display());
+                return Err(Refused::one(1, format!("{why}; {LINK_DATA}")));
+            }
+        }
+        Ok(())
     }
 
     /// The plan of what runs at the moment.
@@ -284,7 +310,8 @@ impl Roll<'_> {
             report.tell(&name, "Running postinstall script...");
             report.stage("postinstall", Some(&name), |report| {
                 let show = &mut |line: &[u8]| report.output(&name, line);
-                prepare::run_postinstall(&line, new.service, new.instance, self.site.settings, show)
+                let mark = Mark::instance(&store.root, self.generation.id, service, number);
+                prepare::run_postinstall(&line, new.service, new.instance, self.site.settings, Some(&mark), show)
             })?;
         }
         if !in_place {
@@ -460,6 +487,11 @@ impl Roll<'_> {
             first = self.pass_over(&name, report);
             first = first.and(self.stop_old(Some(now), &name, report));
         }
+        // Also of a script that has failed, whose instance nobody knows yet.
+        let mark = Mark::instance(&self.site.store.root, self.generation.id, &step.service, step.number);
+        if let Err(why) = mark.end() {
+            report.say(&format!("{name}: {why}"));
+        }
         // Whatever the daemon says: the files have to be right for the next boot.
         store::take_back(&self.rolling.renames[step.renames..])?;
         self.rolling.renames.truncate(step.renames);
@@ -509,6 +541,22 @@ fn fresh_home(store: &Store, new: &New<'_>, home: &Path) -> Result<(), Refused> 
         .map_err(|e| failed(format!("cannot copy the home to {}: {}", home.display(), describe(&e))))
 }
 
+/// What is mounted where instances would see their `~/data`, and do not, since their home is bound over it.
+fn hidden_data(laid: &LaidOut, points: &HashSet<PathBuf>) -> BTreeSet<PathBuf> {
+    let bound = laid.plan.instances.iter().filter(|instance| !instance.binds.is_empty());
+    bound.map(|instance| instance.home.join("data")).filter(|data| points.contains(data)).collect()
+}
+
+/// What the postinstall script of an instance has left running.
+pub fn end_background(store: &Store, running: &Running, report: &mut Report) {
+    let mark = Mark::instance(&store.root, running.generation, &running.service, running.number);
+    match mark.end() {
+        Ok(_) => {}
+        // It harms less than a deployment that stops half-way.
+        Err(why) => report.say(&format!("{}.{}: {why}", running.service, running.number)),
+    }
+}
+
 /// Puts an instance in its place in the list.
 fn put(deployed: &mut Deployed, new: Running) {
     match deployed.instances.iter_mut().find(|i| i.service == new.service && i.number == new.number) {
@@ -552,3 +600,4 @@ fn urls(site: &Site<'_>, deployed: &Deployed) -> Vec<(String, String)> {
 }
 
 const RELEASES_KEPT: usize = 5;
+const LINK_DATA: &str = "mount it elsewhere, and let ~/data be a link to it";

@@ -10,6 +10,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 
+use super::background::{self, Mark};
 use super::deployed::{LaidOut, lay_out};
 use super::proxy;
 use super::script::{End, Script, ShowLine, describe, on_stderr, told};
@@ -232,7 +233,7 @@ fn postinstall(
     let Some(line) = postinstall_line(service, instance) else { return Ok(false) };
     step(&format!("postinstall of {}", instance.name));
     log::info!("{}: running postinstall", instance.name);
-    run_postinstall(&line, service, instance, settings, &mut on_stderr(&format!("[{}] ", instance.name)))?;
+    run_postinstall(&line, service, instance, settings, None, &mut on_stderr(&format!("[{}] ", instance.name)))?;
     Ok(true)
 }
 
@@ -248,22 +249,25 @@ pub fn postinstall_line(service: &Service, instance: &Instance) -> Option<String
     }
 }
 
-/// Runs it in the approot with the run environment.
+/// Runs it in the approot with the run environment. What it leaves running has the mark, or is the daemon's to end.
 pub fn run_postinstall(
     line: &str,
     service: &Service,
     instance: &Instance,
     settings: &Settings,
+    mark: Option<&Mark>,
     show: &mut ShowLine<'_>,
 ) -> Result<(), Refused> {
+    let mut env = instance.env.clone();
+    env.extend(mark.map(|mark| (background::VARIABLE.to_owned(), mark.value().to_owned())));
     let script = Script {
         line,
         folder: &instance.code.join(&service.approot),
-        env: &instance.env,
+        env: &env,
         user: instance.user.as_ref(),
         within: settings.postinstall_timeout,
         binds: &instance.binds,
-        // A warm-up in the background was always possible, and harms nobody.
+        // A warm-up in the background was always possible; it ends with the instance.
         ends_its_group: false,
     };
     let mut log = open_log(instance);

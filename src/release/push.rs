@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::background::Mark;
 use super::build::{self, Tree, make_home};
 use super::copy;
 use super::deploy::{self, Site, Wanted, deploy, scaled};
@@ -685,6 +686,7 @@ impl Work {
         }
         for running in deployed.instances.iter().filter(|i| i.service == service) {
             self.link.stop(&deploy::group(&deployed, running))?;
+            deploy::end_background(&self.store, running, report);
         }
         deployed.instances.retain(|i| i.service != service);
         deployed.scale.remove(service);
@@ -714,6 +716,11 @@ impl Work {
         for running in rolling.now.instances.iter().filter(|i| old.instance(&i.service, i.number) != Some(i)) {
             first = first.and(self.link.stop(&deploy::group(&rolling.now, running)));
         }
+        let left = Mark::deployment(&self.store.root, rolling.id).end();
+        left.unwrap_or_else(|why| {
+            log::warn!("{why}");
+            0
+        });
         // Whatever the daemon says: the files have to be right for the next boot.
         self.store.recover(lock)?;
         first?;
