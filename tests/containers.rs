@@ -521,6 +521,20 @@ fn the_kernels_out_of_memory_killer_is_named_and_hob_outlives_it() {
 }
 
 #[test]
+fn what_hob_kills_is_not_said_to_be_out_of_memory_for_what_a_child_of_it_has_used() {
+    if !can() {
+        return;
+    }
+    let script = "trap '' TERM; /prop eat 500; echo it is over; while :; do sleep 1; done";
+    let mut container = Bundle::busybox(&format!("deaf: {{command: {script:?}, stopwaitsecs: 1}}")).memory(48).boot();
+    container.wait("the kernel to take the child", || container.said().contains("it is over").then_some(()));
+    assert_eq!(container.hob(&["stop", "deaf"]).code, 0);
+    let deaf = container.process("deaf");
+    assert!(deaf.last_exit().contains("SIGKILL") && !deaf.last_exit().contains("memory"), "{deaf:?}");
+    assert_eq!(container.stop().0, 0, "{}", container.said());
+}
+
+#[test]
 fn where_many_small_processes_use_up_the_memory_it_is_one_of_them_that_goes_and_not_hob() {
     if !can() {
         return;

@@ -672,6 +672,10 @@ fn the_image_builds_and_a_home_with_data_is_refreshed_around_it() {
     fs::write(app.join("builder"), "cp server ~/server; cp version ~/version; echo 'exec sleep 1000' > ~/run\n")
         .expect("written");
     fs::write(app.join("version"), "one\n").expect("written");
+    fs::write(app.join(".dotcloudignore"), "/private\n*.tmp\n").expect("written");
+    for name in ["private", "a.tmp", "secrets.env"] {
+        fs::write(app.join(name), "x\n").expect("written");
+    }
     fs::copy(hob_bin(), app.join(".hob")).expect("copied");
     let out = home.beside("out").display().to_string();
     let ran = run(&mut home.command(&["export", "compose", &app.display().to_string(), "-o", &out])).expect(0);
@@ -749,5 +753,9 @@ fn the_image_builds_and_a_home_with_data_is_refreshed_around_it() {
         "test ! -e /volume/stray && echo gone",
     ]);
     assert_eq!(left.out, "gone\n");
+    // What a push leaves out is not in the image either.
+    let code = "cd /code && test -f server && for f in private a.tmp secrets.env; do test ! -e $f || echo $f; done";
+    let left = podman.ok(&["run", "--rm", "--entrypoint", "/bin/sh", "app:latest", "-c", code]);
+    assert_eq!(left.out, "");
     serve("three", &["app:latest", "--home", "/home/dotcloud/www", "--service", "www"], "www");
 }

@@ -276,6 +276,7 @@ fn defaults_that_differ_are_written_out_and_each_loss_is_told() {
         "whole process group",
         "1, 2, 4 seconds",
         "nodaemon=false",
+        "directory is / where the file says none",
     ] {
         assert!(text.contains(told), "{told}\n{text}");
     }

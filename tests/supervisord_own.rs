@@ -92,7 +92,13 @@ fn the_daemon_ends_with_its_program_where_that_is_asked_for() {
             "[program:a]\ncommand=/bin/sleep 1000\n[program:b]\ncommand=/bin/sh -c \"exit 7\"\nstartretries=0\n",
             7,
         ),
-        ("all-exited", "[program:a]\ncommand=/bin/sh -c \"exit 3\"\nstartsecs=0\nautorestart=false\n", 3),
+        // A listener only watches the others.
+        (
+            "all-exited",
+            "[program:a]\ncommand=/bin/sh -c \"exit 3\"\nstartsecs=0\nautorestart=false\n\
+             [eventlistener:l]\ncommand=/bin/cat\nevents=PROCESS_STATE\n",
+            3,
+        ),
     ] {
         let (dir, links) = (tempfile::tempdir().expect("a folder"), links());
         write_conf(dir.path(), programs);
@@ -291,4 +297,51 @@ fn a_rolling_restart_goes_one_by_one_and_stops_at_the_first_that_fails() {
     let text = daemon.ctl(&["restart", "--rolling", "w:*"]);
     assert_eq!(text, "w:w_00: stopped\nw:w_00: ERROR (spawn error)\nERROR: not restarted: w:w_01 w:w_02\n");
     assert!(after != last && daemon.pid("w:w_02") == after);
+}
+
+#[test]
+fn a_container_s_output_tells_whose_each_line_is() {
+    let (dir, links) = (tempfile::tempdir().expect("a folder"), links());
+    let program = |name: &str, more: &str| {
+        format!("[program:{name}]\ncommand=/bin/sh -c \"echo of {name}; exec sleep 1000\"\nstartsecs=0\n{more}")
+    };
+    write_conf(
+        dir.path(),
+        &[
+            "[supervisord]\nsilent=true\n".to_owned(),
+            program("shown", "console=true\nstdout_logfile=NONE\n"),
+            program("json", "console=true\nlog_format=json\nstdout_logfile=NONE\n"),
+            program("prefixed", "log_prefix=true\nstdout_logfile=/dev/stdout\nstdout_logfile_maxbytes=0\n"),
+            program("plain", "stdout_logfile=/dev/fd/1\n"),
+            program("quiet", ""),
+        ]
+        .concat(),
+    );
+    let out = dir.path().join("out");
+    let mut child = Command::new(links.path().join("supervisord"))
+        .args(["-n", "-c"])
+        .arg(dir.path().join("s.conf"))
+        .stdout(fs::File::create(&out).expect("a file"))
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("supervisord starts");
+    let text = wait_for("four lines", || fs::read_to_string(&out).ok().filter(|text| text.lines().count() >= 4));
+    let ctl = || {
+        Command::new(links.path().join("supervisorctl"))
+            .arg("-c")
+            .arg(dir.path().join("s.conf"))
+            .arg("shutdown")
+            .output()
+    };
+    ctl().expect("supervisorctl runs");
+    child.wait().expect("our child");
+    let is = |wanted: &str| text.lines().any(|line| line.trim_end() == wanted);
+    assert!(is("prefixed | of prefixed") && is("of plain"), "{text}");
+    assert!(text.lines().any(|line| line.starts_with("shown ") && line.ends_with(" | of shown")), "{text}");
+    assert!(
+        text.lines().any(|line| line.starts_with("{\"time\":\"")
+            && line.ends_with("\"name\":\"json\",\"stream\":\"stdout\",\"message\":\"of json\"}")),
+        "{text}"
+    );
+    assert!(!text.contains("of quiet") && text.lines().count() == 4, "{text}");
 }

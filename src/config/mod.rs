@@ -40,7 +40,7 @@ use std::path::{Path, PathBuf};
 use crate::plan::Bind;
 
 pub use assemble::{outline, plan, variables};
-pub use buildfile::{MAX_INSTANCES, Service, Stack, default_stack, stack};
+pub use buildfile::{MAX_INSTANCES, Service, Stack, default_stack, read_bounded, stack};
 pub use command::classify as command_kind;
 pub use environ::{Env, build_env, environment_files, from_elsewhere, own_env, variable_part};
 pub use expand::clean as clean_path;

@@ -262,6 +262,33 @@ fn the_folder_of_a_log_may_be_made_later_where_that_is_asked_for() {
 }
 
 #[test]
+fn the_sample_holds_every_key_of_hobs_own_and_none_that_nobody_knows() {
+    let sample = super::SAMPLE_SUPERVISORD_CONF;
+    let main = sample.split("[rpcinterface").next().unwrap();
+    let program = sample.split("[program:").nth(1).unwrap().split("[eventlistener").next().unwrap();
+    let has = |text: &str, key: &str| text.lines().any(|line| line.starts_with(&format!(";{key}=")));
+    for key in super::own_keys::MAIN_KEYS {
+        assert!(has(main, key), "{key} is not in conf/supervisord.conf");
+    }
+    // Of the questions one is shown, and the others are named.
+    for key in super::own_keys::keys().filter(|key| !key.ends_with("_timeout")) {
+        assert!(
+            has(program, key) || program.contains(&format!("also {key}")) || program.contains(&format!(", {key}")),
+            "{key}"
+        );
+    }
+    let open: String = program
+        .lines()
+        .skip_while(|line| !line.starts_with("; Of hob's own"))
+        .filter_map(|line| line.strip_prefix(';').filter(|line| !line.starts_with([' ', '[']) && line.contains('=')))
+        .filter(|line| !line.starts_with("after=") && !line.starts_with("environment_file="))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    let conf = read(&format!("[program:theprogramname]\ncommand=x\n{open}"));
+    assert!(conf.warnings.is_empty() && open.lines().count() > 20, "{:?}\n{open}", conf.warnings);
+}
+
+#[test]
 fn patterns_fit_as_the_shell_s_do() {
     for (pattern, name, does) in [
         ("*.conf", "a.conf", true),

@@ -39,7 +39,11 @@ pub fn files(app: &mut App) -> Vec<MadeFile> {
     if !volumes.is_empty() {
         root.put("volumes", volumes);
     }
-    let mut files = vec![MadeFile::new("compose.yaml", app.heading(&lines) + &root.write()), image::containerfile(app)];
+    let mut files = vec![
+        MadeFile::new("compose.yaml", app.heading(&lines) + &root.write()),
+        image::containerfile(app),
+        image::ignored(app),
+    ];
     if !app.secrets.is_empty() {
         let text: String = app.secrets.iter().map(|name| format!("{name}=\n")).collect();
         let text = format!("# The variables that hob env has set. Their values: hob env list\n{text}");

@@ -121,6 +121,38 @@ pub fn containerfile(app: &App) -> MadeFile {
     MadeFile { shown: false, ..MadeFile::new("Containerfile", out) }
 }
 
+/// What does not go into the image: what a push leaves out of a tree, and the values of secrets.
+pub fn ignored(app: &App) -> MadeFile {
+    let mut out = app.heading(&[
+        "What is not part of the image: .dotcloudignore, and the values of secrets. Made by hob export.".to_owned(),
+    ]);
+    let text = config::read_bounded(&app.dir.join(".dotcloudignore")).unwrap_or_default();
+    for line in String::from_utf8_lossy(&text).lines().chain([".git", ".hg", "*.pyc", "secrets.env"]) {
+        out.extend(pattern(line).map(|pattern| pattern + "\n"));
+    }
+    MadeFile { shown: false, ..MadeFile::new("Containerfile.dockerignore", out) }
+}
+
+/// A pattern of rsync's as one of Docker's, which all count from the root.
+fn pattern(line: &str) -> Option<String> {
+    let line = line.trim();
+    if line.starts_with(['#', ';']) {
+        return None;
+    }
+    let (line, mark) = match (line.strip_prefix("- "), line.strip_prefix("+ ").or(line.strip_prefix('!'))) {
+        (Some(rest), _) => (rest.trim_start(), ""),
+        (None, Some(rest)) => (rest.trim_start(), "!"),
+        (None, None) => (line, ""),
+    };
+    let line = line.trim_end_matches('/');
+    match line.strip_prefix('/') {
+        _ if line.is_empty() => None,
+        Some(rooted) => Some(format!("{mark}{rooted}")),
+        None if line.starts_with("**/") => Some(format!("{mark}{line}")),
+        None => Some(format!("{mark}**/{line}")),
+    }
+}
+
 /// What a container of a service begins with, before the words of hob boot.
 pub fn entry(part: &Part) -> Vec<String> {
     let mut words = Vec::new();
@@ -246,3 +278,25 @@ const BUILT: &str = "/built";
 const REFRESH: &str = "/usr/local/bin/refresh";
 /// What the user of a container gets where it is not there already.
 const UID: u64 = 1000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_of_a_push_become_those_of_an_image() {
+        for (line, expected) in [
+            ("*.log", Some("**/*.log")),
+            ("/tmp", Some("tmp")),
+            ("cache/", Some("**/cache")),
+            ("+ /keep/me", Some("!keep/me")),
+            ("!x", Some("!**/x")),
+            ("- **/y", Some("**/y")),
+            ("# no", None),
+            ("", None),
+            ("/", None),
+        ] {
+            assert_eq!(pattern(line).as_deref(), expected, "{line}");
+        }
+    }
+}

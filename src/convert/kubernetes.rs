@@ -28,22 +28,27 @@ pub fn files(app: &mut App) -> Vec<MadeFile> {
             out.push_str(&document);
         }
     }
-    vec![MadeFile::new("kubernetes.yaml", out), image::containerfile(app)]
+    vec![MadeFile::new("kubernetes.yaml", out), image::containerfile(app), image::ignored(app)]
 }
 
 fn secret(app: &App) -> String {
     format!("{}-env", app.name)
 }
 
-/// The name of a service in the cluster. No two are the same: the names differ in more than `_`, which becomes `-`, or
-/// one of them has a `-` less, at an end where nobody puts one.
+/// The name of a service in the cluster. `a_b` and `_a_b` would have one, so the later of them gets a number.
 fn name_of(app: &App, part: &Part) -> String {
-    let name = label(&part.service.name, "svc");
-    let same = app.services.iter().take_while(|other| other.service.name != part.service.name);
-    match same.filter(|other| label(&other.service.name, "svc") == name).count() {
-        0 => name,
-        before => format!("{name}-{}", before + 1),
+    let mut taken: Vec<String> = Vec::new();
+    for other in &app.services {
+        let clean = label(&other.service.name, "svc");
+        let is_free = |name: &String| !taken.contains(name);
+        let numbered = (2..).map(|number| format!("{clean}-{number}"));
+        let name = std::iter::once(clean.clone()).chain(numbered).find(is_free).unwrap_or(clean);
+        if other.service.name == part.service.name {
+            return name;
+        }
+        taken.push(name);
     }
+    label(&part.service.name, "svc")
 }
 
 fn documents(app: &mut App, at: usize) -> Vec<String> {

@@ -424,6 +424,10 @@ impl Maker {
         notes.push(
             "What %(...)s stood for when this was made is written out; so are the processes of numprocs.".to_owned(),
         );
+        let stands = |spec: &Spec| spec.program.as_ref().is_some_and(|program| program.directory.is_none());
+        if self.conf.main.directory.is_none() && specs.iter().any(stands) {
+            notes.push("directory is / where the file says none: there a supervisord stands that systemd has started. In a container it may have been the folder of its WORKDIR.".to_owned());
+        }
         notes.extend(self.moved_logs());
         let groups: BTreeMap<&str, Vec<&str>> = specs.iter().filter(|spec| spec.name.group != spec.name.process).fold(
             BTreeMap::new(),

@@ -18,7 +18,7 @@ impl Tree {
     pub fn read(root: &Path) -> Tree {
         let mut files = Vec::new();
         let mut folders = BTreeSet::from([PathBuf::new()]);
-        let mut looked_at = 0;
+        let (mut looked_at, mut room) = (0, TOTAL);
         while let Some(folder) = folders.pop_first() {
             let Ok(entries) = fs::read_dir(root.join(&folder)) else { continue };
             let mut names: Vec<_> = entries.flatten().map(|entry| entry.file_name()).take(FILES).collect();
@@ -36,8 +36,10 @@ impl Tree {
                 } else if meta.is_file()
                     && path != Path::new("dotcloud.yml")
                     && meta.len() <= SIZE
+                    && room > meta.len()
                     && let Some(text) = text_of(&root.join(&path))
                 {
+                    room -= meta.len();
                     files.push((path, text));
                 }
             }
@@ -76,6 +78,7 @@ pub fn speaks_of_environment_files(text: &str) -> bool {
 
 const FILES: usize = 2_000;
 const SIZE: u64 = 256 << 10;
+const TOTAL: u64 = 16 << 20;
 /// What nobody has written.
 const SKIPPED: &[&str] = &[".git", ".hg", ".svn", "node_modules", ".venv", "target", "__pycache__"];
 

@@ -1,6 +1,6 @@
 //! Pid to run and back: who of our children is what, and how each of them ended.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::os::unix::net::UnixDatagram;
 
@@ -38,6 +38,8 @@ pub struct Children {
     pub said: BTreeMap<u64, String>,
     pub troubles: BTreeMap<u64, Vec<String>>,
     oom: OomCounter,
+    /// Runs that have SIGKILL from us.
+    killed: HashSet<Run>,
 }
 
 /// A child that has been reaped.
@@ -67,6 +69,7 @@ impl Children {
             said: BTreeMap::new(),
             troubles: BTreeMap::new(),
             oom: OomCounter::new(),
+            killed: HashSet::new(),
         })
     }
 
@@ -154,6 +157,9 @@ impl Children {
             }
             return Err(Errno::ESRCH.into());
         };
+        if signal == libc::SIGKILL {
+            self.killed.insert(run);
+        }
         if !whole_group {
             return process::kill(pid, signal);
         }
@@ -183,11 +189,13 @@ impl Children {
         // Its sender is dead, so a report of a failed start is complete and waiting.
         self.read_reports();
         self.reporters.remove(&run.number);
+        let is_ours = self.killed.remove(&run);
         let exit = match (self.failed.remove(&run.number), ended) {
             (Some((stage, errno)), Ended::Code(_)) => Exit::CannotExec { stage, errno },
             (_, Ended::Code(code)) => Exit::Code(code),
             (_, Ended::Signal { signal, core }) => {
-                let oom = signal == libc::SIGKILL && self.oom.has_struck();
+                // Asked in any case: what the kernel has killed before must not be taken for the next one.
+                let oom = signal == libc::SIGKILL && self.oom.has_struck() && !is_ours;
                 Exit::Signal { signal, core, oom }
             }
         };

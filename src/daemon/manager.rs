@@ -28,10 +28,9 @@ impl Manager {
             socket.set_nonblocking(true).ok()?;
             Some(socket)
         });
-        let ours = env::var("WATCHDOG_PID").is_ok_and(|pid| pid != std::process::id().to_string());
-        let every =
-            env::var("WATCHDOG_USEC").ok().and_then(|usec| usec.parse().ok()).filter(|_| !ours && socket.is_some());
-        Manager { socket, every: every.map(|usec: u64| Duration::from_micros(usec / 2)), due: None }
+        let is_others = env::var("WATCHDOG_PID").is_ok_and(|pid| pid != std::process::id().to_string());
+        let every = env::var("WATCHDOG_USEC").ok().filter(|_| !is_others && socket.is_some());
+        Manager { socket, every: every.and_then(|usec| half(&usec)), due: None }
     }
 
     pub fn say(&self, text: &str) {
@@ -52,5 +51,26 @@ impl Manager {
             self.say("WATCHDOG=1");
             self.due = Some(now + every);
         }
+    }
+}
+
+/// Half of a number of microseconds; nothing for none.
+fn half(usec: &str) -> Option<Duration> {
+    let usec = usec.parse().ok().filter(|&usec: &u64| usec > 0)?;
+    Some(Duration::from_micros(usec / 2).max(SHORTEST))
+}
+
+/// Between two signs of life; the clock of epoll knows nothing shorter.
+const SHORTEST: Duration = Duration::from_millis(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_watchdog_of_no_time_is_none_and_one_of_little_does_not_make_the_loop_spin() {
+        assert_eq!(half("3000000"), Some(Duration::from_millis(1500)));
+        assert_eq!(half("1"), Some(SHORTEST));
+        assert_eq!((half("0"), half("-1"), half("soon")), (None, None, None));
     }
 }

@@ -322,7 +322,7 @@ impl Daemon {
         .into_iter()
         .flatten()
         .min()
-        .map(|at| at.since(now()))
+        .map(|at| at.since(now()).min(LONGEST_SLEEP))
     }
 
     fn handle_timeouts(&mut self) {
@@ -640,6 +640,9 @@ impl Daemon {
         }
     }
 }
+
+/// epoll counts milliseconds in an int: what is due in 25 days or more would be due never.
+const LONGEST_SLEEP: Duration = Duration::from_secs(24 * 3600);
 
 /// How long after a plan its memory is given back: by then most of what it starts has started.
 const TIDY_AFTER: Duration = Duration::from_secs(2);

@@ -74,7 +74,7 @@ struct Log {
     console: bool,
     /// What is put around its lines.
     dress: Option<Box<Dress>>,
-    stream: &'static str,
+    stderr: bool,
     filter: Option<Box<Filter>>,
     /// The pipe has been made larger.
     grown: bool,
@@ -89,6 +89,10 @@ struct Filter {
     capture: Option<Capture>,
     /// The beginning of a line for syslog.
     open_line: Vec<u8>,
+}
+
+fn stream_name(stderr: bool) -> &'static str {
+    if stderr { "stderr" } else { "stdout" }
 }
 
 impl Filter {
@@ -265,7 +269,7 @@ impl Logger {
             }
             ToLogger::Update { id, label, spec } => {
                 if let Some(log) = self.logs.get_mut(&id) {
-                    log.dress = Dress::of(&spec, &label, log.stream);
+                    log.dress = Dress::of(&spec, &label, stream_name(log.stderr));
                     log.label = label;
                     log.console = spec.console;
                     match (&mut log.filter, &spec.extras) {
@@ -310,8 +314,7 @@ impl Logger {
         self.poll.registry().register(&mut SourceFd(&fd.as_raw_fd()), token, Interest::READABLE)?;
         self.console.name(&label);
         let console = spec.console;
-        let stream = if stderr { "stderr" } else { "stdout" };
-        let dress = Dress::of(&spec, &label, stream);
+        let dress = Dress::of(&spec, &label, stream_name(stderr));
         let filter = Filter::of(id, &spec);
         let is_made_now = spec.extras.as_ref().is_some_and(|extras| extras.auto);
         let mut sink = Sink::new(spec);
@@ -326,7 +329,7 @@ impl Logger {
                 sink,
                 console,
                 dress,
-                stream,
+                stderr,
                 filter,
                 grown: false,
                 hung_up: false,
@@ -542,7 +545,8 @@ impl Logger {
                 filter.open_line.drain(..over);
             }
             if echo {
-                let text = format!("'{}' {} output:\n{}", log.label, log.stream, String::from_utf8_lossy(&bytes));
+                let text =
+                    format!("'{}' {} output:\n{}", log.label, stream_name(log.stderr), String::from_utf8_lossy(&bytes));
                 self.echo(&text);
             }
             if events {

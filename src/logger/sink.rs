@@ -75,6 +75,10 @@ impl Sink {
             self.file = None;
         }
         self.spec = spec;
+        if self.spec.file().is_none() {
+            // What could not be written is not wanted any more.
+            self.trouble = None;
+        }
     }
 
     /// Somebody else has renamed the file.
@@ -319,11 +323,16 @@ impl Sink {
         if let Some(own) = own {
             return Ok(Some(own.into()));
         }
-        self.place()?;
-        if fs::metadata(&self.spec.path).is_ok_and(|meta| !meta.is_file() && !meta.is_dir()) {
+        let path = &self.spec.path;
+        // One that has become a link since is somebody's trick.
+        let (meta, no_link) = match self.place()? == *path {
+            true => (fs::symlink_metadata(path), libc::O_NOFOLLOW),
+            false => (fs::metadata(path), 0),
+        };
+        if meta.is_ok_and(|meta| !meta.is_file() && !meta.is_dir()) {
             let mut options = fs::OpenOptions::new();
-            options.write(true).custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC | libc::O_NOCTTY);
-            return options.open(&self.spec.path).map(Some);
+            options.write(true).custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC | libc::O_NOCTTY | no_link);
+            return options.open(path).map(Some);
         }
         Ok(None)
     }
@@ -336,9 +345,7 @@ impl Sink {
             return Ok(path.clone());
         }
         let folder = path.parent().unwrap_or(Path::new("/"));
-        let meta = fs::metadata(folder)?;
-        let is_ours = meta.uid() == 0 || meta.uid() == sys::process::effective_uid();
-        if !is_ours || meta.mode() & 0o022 != 0 {
+        if !is_trusted(folder)? {
             return Err(io::Error::other("it is a symbolic link in a folder that others can write to"));
         }
         // Of one that leads nowhere yet the file is made.
@@ -359,19 +366,35 @@ impl Sink {
         }
         // The folder may belong to the service's user: no link is followed, and no FIFO waited for.
         let mut options = fs::OpenOptions::new();
-        options.read(true).append(true).create(true).mode(self.mode());
+        options.read(true).append(true).mode(self.mode());
         options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC);
         let place = self.place()?;
-        let fresh = !place.exists();
-        let file = options.open(&place)?;
-        if !file.metadata()?.is_file() {
-            return Err(io::Error::other("it is not a regular file"));
+        let made = options.clone().create_new(true).open(&place);
+        if made.as_ref().is_err_and(|why| why.kind() == io::ErrorKind::AlreadyExists) {
+            let file = options.open(&place)?;
+            self.check(&file, &place)?;
+            return Ok(file);
         }
-        if fresh {
-            let _ = file.set_permissions(fs::Permissions::from_mode(self.mode()));
-            self.give_away(&place);
+        let file = made?;
+        let _ = file.set_permissions(fs::Permissions::from_mode(self.mode()));
+        if let Some((uid, gid)) = self.spec.owner {
+            let _ = std::os::unix::fs::fchown(&file, Some(uid), Some(gid));
         }
         Ok(file)
+    }
+
+    /// Who may write to the folder may have given a file of somebody else its name, where the kernel lets him
+    /// (fs.protected_hardlinks is 0 unless something sets it).
+    fn check(&self, file: &File, place: &Path) -> io::Result<()> {
+        let meta = file.metadata()?;
+        if !meta.is_file() {
+            return Err(io::Error::other("it is not a regular file"));
+        }
+        let is_owners = self.spec.owner.is_some_and(|(uid, _)| uid == meta.uid());
+        if meta.nlink() > 1 && !is_owners && !is_trusted(place.parent().unwrap_or(Path::new("/")))? {
+            return Err(io::Error::other("it is one of several names of a file, in a folder that others can write to"));
+        }
+        Ok(())
     }
 
     fn give_away(&self, path: &Path) {
@@ -380,19 +403,32 @@ impl Sink {
         }
     }
 
-    /// Moves the unfinished last line to the next file, so that the cut falls between lines.
+    /// Moves the unfinished last line to the next file, so that the cut falls between lines. It is copied before it is
+    /// taken away: what goes wrong in between cuts the line in two, and loses none of it.
     fn move_open_line(&mut self) -> io::Result<()> {
         let start = self.size - self.open_line;
         let mut line = vec![0; usize::try_from(self.open_line).unwrap_or(0)];
-        if let Some(file) = &self.file {
+        let old = self.file.as_ref().map(File::try_clone).transpose()?;
+        if let Some(file) = &old {
             file.read_exact_at(&mut line, start)?;
-            file.set_len(start)?;
         }
-        self.size = start;
-        self.open_line = 0;
         self.rotate()?;
-        self.have_file()?;
-        let mut rest = &line[..];
+        let counted = self.written;
+        let copied = self.write_all(&line);
+        self.written = counted;
+        match (copied, old) {
+            (Ok(()), Some(old)) if self.spec.backups > 0 => old.set_len(start),
+            (Ok(()), _) => Ok(()),
+            (Err(why), _) => {
+                if let Some(file) = &self.file {
+                    file.set_len(0)?;
+                }
+                Err(why)
+            }
+        }
+    }
+
+    fn write_all(&mut self, mut rest: &[u8]) -> io::Result<()> {
         while !rest.is_empty() {
             let written = self.write_once(rest)?;
             self.count(&rest[..written]);
@@ -497,6 +533,13 @@ impl Trouble {
     }
 }
 
+/// Whether only root and we ourselves can have put something into a folder.
+fn is_trusted(folder: &Path) -> io::Result<bool> {
+    let meta = fs::metadata(folder)?;
+    let is_ours = meta.uid() == 0 || meta.uid() == sys::process::effective_uid();
+    Ok(is_ours && meta.mode() & 0o022 == 0)
+}
+
 fn exists(path: &Path) -> bool {
     path.exists()
 }
@@ -533,3 +576,7 @@ const HELD_MAX: usize = 1 << 20;
 const PAUSE_SLOW: Duration = Duration::from_millis(10);
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
 const PAUSE_LAST: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+#[path = "sink_tests.rs"]
+mod tests;

@@ -22,18 +22,23 @@ pub fn release() {
 
 /// The mappings of a file that are read-only and hold nothing but the file's own pages. proc_pid_smaps(5).
 ///
-/// Read-only is not enough: what the loader has relocated is made read-only afterwards, and is lost when it is dropped.
+/// Read-only is not enough: what the loader has relocated is made read-only afterwards, and is lost when it is dropped,
+/// from memory (`Anonymous`) or from where it was swapped out to (`Swap`).
 fn unchanged(smaps: &str, file: &str) -> Vec<Range<usize>> {
-    let (mut found, mut candidate) = (Vec::new(), None);
+    let mut found: Vec<(Range<usize>, bool)> = Vec::new();
+    let mut is_ours = false;
     for line in smaps.lines() {
+        let last = found.last_mut().filter(|_| is_ours);
         if let Some(kilobytes) = line.strip_prefix("Anonymous:") {
-            found.extend(candidate.take().filter(|_| kilobytes.trim() == "0 kB"));
+            last.into_iter().for_each(|(_, is_unchanged)| *is_unchanged = kilobytes.trim() == "0 kB");
+        } else if let Some(kilobytes) = line.strip_prefix("Swap:") {
+            last.into_iter().for_each(|(_, is_unchanged)| *is_unchanged &= kilobytes.trim() == "0 kB");
         } else if let Some(range) = range_of(line) {
-            let is_ours = line.ends_with(file) && line.split_ascii_whitespace().nth(1).is_some_and(is_read_only);
-            candidate = is_ours.then_some(range);
+            is_ours = line.ends_with(file) && line.split_ascii_whitespace().nth(1).is_some_and(is_read_only);
+            found.extend(is_ours.then_some((range, false)));
         }
     }
-    found
+    found.into_iter().filter_map(|(range, is_unchanged)| is_unchanged.then_some(range)).collect()
 }
 
 fn is_read_only(permissions: &str) -> bool {
@@ -55,7 +60,8 @@ mod tests {
     fn only_pages_that_are_the_files_own_are_given_back() {
         let smaps = "1000-2000 r--p 00000000 fe:00 1    /bin/hob\nRss: 4 kB\nAnonymous:             0 kB\n\
                      2000-5000 r-xp 00001000 fe:00 1    /bin/hob\nAnonymous:             0 kB\nVmFlags: rd ex\n\
-                     5000-6000 r--p 00004000 fe:00 1    /bin/hob\nAnonymous:             4 kB\n\
+                     5000-6000 r--p 00004000 fe:00 1    /bin/hob\nAnonymous:             4 kB\nSwap:      0 kB\n\
+                     5800-5900 r--p 00004000 fe:00 1    /bin/hob\nAnonymous:             0 kB\nSwap:      4 kB\n\
                      6000-7000 rw-p 00005000 fe:00 1    /bin/hob\nAnonymous:             0 kB\n\
                      7000-8000 r-xp 00000000 fe:00 2    /lib/libc.so\nAnonymous:             0 kB\n\
                      8000-9000 rw-p 00000000 00:00 0 \nAnonymous:             0 kB\n";
