@@ -207,6 +207,8 @@ fn word(port: &str) -> String {
 /// What HAProxy is told, and the tag of its structure.
 pub fn configuration(fronts: &[Front], settings: &Settings, users: &mut Users) -> (String, String) {
     let worker = settings.root.then(|| users.find("haproxy").or_else(|_| users.find("nobody")).ok()).flatten();
+    // A root of its own name space may be the only user there.
+    let worker = worker.filter(|worker| is_mapped(worker.uid, "uid_map") && is_mapped(worker.gid, "gid_map"));
     let rest = |states: bool| {
         let mut text = String::new();
         let places = Places::of(settings);
@@ -252,6 +254,15 @@ fn listen(text: &mut String, front: &Front, states: bool) {
         let state = if states && front.passes_over(server) { " disabled" } else { "" };
         let _ = writeln!(text, "    server {} 127.0.0.1:{}{role}{state}", server.name, server.number);
     }
+}
+
+/// Whether a number is one in our user name space. user_namespaces(7).
+fn is_mapped(id: u32, file: &str) -> bool {
+    let Ok(map) = std::fs::read_to_string(format!("/proc/self/{file}")) else { return true };
+    map.lines().any(|line| {
+        let numbers: Vec<u64> = line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+        matches!(numbers[..], [first, _, count] if (first..first + count).contains(&u64::from(id)))
+    })
 }
 
 fn quoted(path: &Path) -> String {
