@@ -390,6 +390,8 @@ fn what_is_new_works_with_pythons_server_too() {
     let expected = "up: stopped\nup: started\nbad: ERROR (not running)\nbad: ERROR (no such file)\n\
                     ERROR: not restarted: grp:m1 grp:m2\n";
     assert_eq!(ended, (expected.into(), 1));
+    let (text, status) = stage.ours(&["disable", "up"], "");
+    assert!(text.starts_with("ERROR: only a hob can disable processes, and unix://") && status == 1, "{text}");
 }
 
 #[test]

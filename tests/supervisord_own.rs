@@ -92,7 +92,13 @@ fn the_daemon_ends_with_its_program_where_that_is_asked_for() {
             "[program:a]\ncommand=/bin/sleep 1000\n[program:b]\ncommand=/bin/sh -c \"exit 7\"\nstartretries=0\n",
             7,
         ),
-        ("all-exited", "[program:a]\ncommand=/bin/sh -c \"exit 3\"\nstartsecs=0\nautorestart=false\n", 3),
+        // A listener only watches the others.
+        (
+            "all-exited",
+            "[program:a]\ncommand=/bin/sh -c \"exit 3\"\nstartsecs=0\nautorestart=false\n\
+             [eventlistener:l]\ncommand=/bin/cat\nevents=PROCESS_STATE\n",
+            3,
+        ),
     ] {
         let (dir, links) = (tempfile::tempdir().expect("a folder"), links());
         write_conf(dir.path(), programs);

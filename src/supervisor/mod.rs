@@ -437,12 +437,17 @@ impl Supervisor {
                 .min_by_key(ended_at)
                 .map(finish),
             ExitWhen::AllExited => {
+                // Event listeners only watch the others.
+                let groups = self.table.plan.supervisord.iter().flat_map(|own| &own.groups);
+                let watchers: Vec<&str> =
+                    groups.filter(|group| group.pool.is_some()).map(|group| group.name.as_str()).collect();
+                let rows = || rows.iter().filter(|process| !watchers.contains(&process.name().group.as_str()));
                 let at_rest = |process: &Process| process.is_stopped() || process.end().is_some();
-                if !rows.iter().all(at_rest) || !rows.iter().any(|process| process.last_exit().is_some()) {
+                if !rows().all(at_rest) || !rows().any(|process| process.last_exit().is_some()) {
                     return None;
                 }
-                let failed = rows.iter().filter(|process| process.has_failed()).max_by_key(ended_at);
-                let last = || rows.iter().max_by_key(ended_at);
+                let failed = rows().filter(|process| process.has_failed()).max_by_key(ended_at);
+                let last = || rows().max_by_key(ended_at);
                 Some(match failed {
                     Some(process) => finish(process),
                     None => Finish { exit: Some(Exit::Code(0)), by: last().map(|process| process.name().clone()) },
