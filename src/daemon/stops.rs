@@ -1,6 +1,14 @@
 //! What is left of a process whose child is reaped, and of everything when hob itself ends.
 
-use super::*;
+use std::time::Duration;
+
+use super::logs::FINISH_WITHIN;
+use super::planner::Planner;
+use super::{Daemon, leftovers, now};
+use crate::control::Host;
+use crate::supervisor::event::{Event, Exit, ProcessId, Run, Survivor, Time};
+use crate::sys;
+use crate::sys::process::Pid;
 
 pub(super) struct Sweep {
     pub(super) run: Run,
