@@ -251,7 +251,8 @@ fn a_ports_file_cut_at_any_byte_or_of_another_make_is_a_warning_and_made_anew() 
             "{shown:?}: {}",
             hob.err()
         );
-        assert_eq!(fs::read_to_string(hob.home.beside("state/ports.json")).expect("there"), good, "{shown:?}");
+        let file = hob.home.beside("state/ports.json");
+        wait_for(&shown, || fs::read_to_string(&file).is_ok_and(|now| now == good).then_some(()));
         hob.shutdown();
     }
 }
@@ -264,7 +265,8 @@ fn a_state_directory_that_is_full_read_only_or_none_costs_a_warning_and_no_more(
     let runs = |home: Home, why: &str| {
         let hob = home.boot();
         hob.running("www");
-        assert!(hob.err().contains("cannot write the ports to") && hob.err().contains(why), "{why}: {}", hob.err());
+        // They are written when everything has been started.
+        wait_for(why, || hob.err().contains(&format!("cannot keep the numbers of the ports: {why}")).then_some(()));
         assert_eq!(hob.ok(&["ports", "--json"]).json().as_array().map(Vec::len), Some(2));
         hob.shutdown();
     };
