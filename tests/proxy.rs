@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -315,7 +315,9 @@ fn an_instance_or_haproxy_or_hob_that_is_killed_comes_back_and_the_others_answer
     let first = hob.running("www.0:www");
     hob.ok(&["stop", "www.0:www"]);
     assert!(!lives(first));
+    let begin = Instant::now();
     assert_eq!(shares(ports[0], 20), BTreeMap::from([(whole(1, "one"), 20)]));
+    assert!(begin.elapsed() < Duration::from_secs(5), "half of them would have waited: {:?}", begin.elapsed());
     hob.ok(&["start", "www.0:www"]);
     wait_for("it is taken in again", || (get(ports[0], "/") == Ok(whole(0, "one"))).then_some(()));
     // HAProxy, with its worker.
@@ -467,6 +469,16 @@ fn a_program_that_is_not_haproxy_and_a_port_that_another_has_are_told_and_the_ol
     hob.shutdown();
 }
 
+/// Ended with the test, however that ends.
+struct Up(std::process::Child);
+
+impl Drop for Up {
+    fn drop(&mut self) {
+        let _ = kill(Pid::from_raw(self.0.id() as i32), Signal::SIGTERM);
+        wait_child(&mut self.0, PATIENCE);
+    }
+}
+
 #[test]
 fn hob_up_has_its_load_balancer_too() {
     if !need_all(&["haproxy", "python3"]) {
@@ -474,21 +486,30 @@ fn hob_up_has_its_load_balancer_too() {
     }
     let (hob, _) = site("", &["www"], 2);
     let dir = version(&hob, "up", TWO);
-    let port = free_port();
-    let home = Home::bare().env("PORT_WWW", &port.to_string());
+    let home = Home::bare();
+    // A build that fails makes the folder, and in it free ports find their place.
+    let builder = Path::new(&dir).join("builder");
+    let good = fs::read_to_string(&builder).expect("there");
+    fs::write(&builder, "exit 1\n").expect("ours");
+    run(&mut home.command(&["up", &dir])).expect(1);
+    fs::write(&builder, good).expect("ours");
+    let keys = ["www.0.www", "www.behind.www", "www.1.www"].map(str::to_owned);
+    let port = with_free_ports(&home, &keys)[0];
+    let folder = fs::read_dir(home.beside("state/up")).expect("made").flatten().next().expect("one").path();
+    fs::rename(home.beside("state/ports.json"), folder.join("ports.json")).expect("ours");
     let out = fs::File::create(home.beside("up.out")).expect("fresh");
     let err = out.try_clone().expect("one more");
-    let mut up = home.command(&["up", &dir]).stdout(out).stderr(err).spawn().expect("hob starts");
+    let mut up = Up(home.command(&["up", &dir]).stdout(out).stderr(err).spawn().expect("hob starts"));
     let text = || fs::read_to_string(home.beside("up.out")).unwrap_or_default();
-    let end = std::time::Instant::now() + PATIENCE;
-    while !shares(port, 2).into_keys().all(|who| who.starts_with("instance")) {
-        assert!(std::time::Instant::now() < end && up.try_wait().expect("ours").is_none(), "{}", text());
+    let end = Instant::now() + PATIENCE;
+    let both = |seen: BTreeMap<String, usize>| seen.len() == 2 && seen.keys().all(|who| who.starts_with("instance"));
+    while !both(shares(port, 4)) {
+        assert!(Instant::now() < end && up.0.try_wait().expect("ours").is_none(), "{}", text());
         thread::sleep(Duration::from_millis(50));
     }
-    assert_eq!(shares(port, 4).len(), 2, "{}", text());
     wait_for("it is announced", || text().contains(&format!("www: http://127.0.0.1:{port}/")).then_some(()));
-    kill(Pid::from_raw(up.id() as i32), Signal::SIGINT).expect("it runs");
-    assert_eq!(wait_child(&mut up, PATIENCE), Some(0), "{}", text());
+    kill(Pid::from_raw(up.0.id() as i32), Signal::SIGINT).expect("it runs");
+    assert_eq!(wait_child(&mut up.0, PATIENCE), Some(0), "{}", text());
     assert!(alive_with(&home.marker()).is_empty());
     hob.shutdown();
 }

@@ -113,6 +113,27 @@ fn a_start_and_a_stop_in_one_request_do_not_wait_for_sigkill() {
 }
 
 #[test]
+fn a_clear_is_answered_although_the_logger_has_just_died_twice() {
+    let daemon = Supervisord::start(CAT);
+    wait_for("cat", || (daemon.state("cat") == "RUNNING").then_some(()));
+    let logger = || -> Option<i32> {
+        let pid = daemon.child.id();
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
+        let name = |pid: &i32| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|n| n == "hob logger\n");
+        children.split_whitespace().filter_map(|word| word.parse().ok()).find(name)
+    };
+    let mut last = 0;
+    // The second one dies young, so that for a second there is none.
+    for _ in 0..2 {
+        let pid = wait_for("another logger", || logger().filter(|&pid| pid != last));
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).expect("killed");
+        last = pid;
+    }
+    wait_for("its end", || logger().is_none_or(|pid| pid != last).then_some(()));
+    assert_eq!(daemon.ctl(&["clear", "cat"]), "cat: cleared\n");
+}
+
+#[test]
 fn idle_listeners_cost_no_tick_unless_they_ask_for_one() {
     let daemon = Supervisord::start(CAT);
     wait_for("cat", || (daemon.state("cat") == "RUNNING").then_some(()));

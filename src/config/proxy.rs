@@ -19,7 +19,7 @@ use super::environ::Env;
 use super::options::ProcessOptions;
 use super::settings::Settings;
 use super::users::Users;
-use crate::plan::{Command, CommandKind, Limits, Mode, Name, Plan, Protocol, Reach, Spec, Stop};
+use crate::plan::{Autorestart, Command, CommandKind, Limits, Mode, Name, Plan, Protocol, Reach, Restart, Spec, Stop};
 use crate::sys::limits;
 
 /// `proxy` in hob.toml.
@@ -120,7 +120,8 @@ pub fn add_to(plan: &mut Plan, settings: &Settings, own: &Env) {
         priority: 1000,
         autostart: true,
         after: Vec::new(),
-        restart: assemble::restart(&options),
+        // Whatever is usual for the others.
+        restart: Restart { autorestart: Autorestart::Always, startretries: None, ..assemble::restart(&options) },
         // Requests under way get an answer.
         stop: Stop { signal: libc::SIGUSR1, wait: STOP_WITHIN, drain: Duration::ZERO, reach: Reach::Everything },
         program: None,
@@ -206,6 +207,8 @@ fn word(port: &str) -> String {
 /// What HAProxy is told, and the tag of its structure.
 pub fn configuration(fronts: &[Front], settings: &Settings, users: &mut Users) -> (String, String) {
     let worker = settings.root.then(|| users.find("haproxy").or_else(|_| users.find("nobody")).ok()).flatten();
+    // A root of its own name space may be the only user there.
+    let worker = worker.filter(|worker| is_mapped(worker.uid, "uid_map") && is_mapped(worker.gid, "gid_map"));
     let rest = |states: bool| {
         let mut text = String::new();
         let places = Places::of(settings);
@@ -234,21 +237,32 @@ fn listen(text: &mut String, front: &Front, states: bool) {
     }
     *text += "    balance roundrobin\n";
     *text += if *protocol == Protocol::Http { HTTP } else { TCP };
-    let check = match (servers.len(), mode) {
-        (1, _) => "",
-        (_, Mode::Failover) => FAILOVER_CHECK,
-        _ => CHECK,
-    };
-    *text += if servers.len() == 1 { PATIENT } else { "    retries 3\n    option redispatch 1\n" };
+    match servers.len() {
+        1 => *text += PATIENT,
+        // One that is down refuses the connection at once, and the next one gets it: nobody has to ask them all the time.
+        count => {
+            let _ = writeln!(text, "    retries {}\n    option redispatch 1", count.max(3));
+        }
+    }
+    let fails_over = *mode == Mode::Failover && servers.len() > 1;
     for (at, server) in servers.iter().enumerate() {
-        let role = match mode {
-            Mode::Failover if servers.len() > 1 && at > 0 => " backup",
-            Mode::Failover if servers.len() > 1 => " on-marked-up shutdown-backup-sessions",
-            _ => "",
+        let role = match at {
+            _ if !fails_over => "",
+            0 => FIRST,
+            _ => STAND_IN,
         };
         let state = if states && front.passes_over(server) { " disabled" } else { "" };
-        let _ = writeln!(text, "    server {} 127.0.0.1:{}{check}{role}{state}", server.name, server.number);
+        let _ = writeln!(text, "    server {} 127.0.0.1:{}{role}{state}", server.name, server.number);
     }
+}
+
+/// Whether a number is one in our user name space. user_namespaces(7).
+fn is_mapped(id: u32, file: &str) -> bool {
+    let Ok(map) = std::fs::read_to_string(format!("/proc/self/{file}")) else { return true };
+    map.lines().any(|line| {
+        let numbers: Vec<u64> = line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+        matches!(numbers[..], [first, _, count] if (first..first + count).contains(&u64::from(id)))
+    })
 }
 
 fn quoted(path: &Path) -> String {
@@ -300,13 +314,10 @@ const TCP: &str = "    mode tcp
     timeout server 1d
 ";
 
-/// A connection that fails counts as much as a question that is not answered. Every 3 seconds as on the original.
-const CHECK: &str =
-    " check inter 3s fastinter 500ms downinter 500ms fall 2 rise 1 observe layer4 error-limit 1 on-error mark-down";
-
-/// Sooner, since nothing serves until it is known.
-const FAILOVER_CHECK: &str =
-    " check inter 1s fastinter 200ms downinter 500ms fall 2 rise 1 observe layer4 error-limit 1 on-error mark-down";
+/// In failover the stand-in is for when the first one is known to be down: when a connection to it fails, or a question is
+/// not answered.
+const FIRST: &str = " check inter 1s fastinter 200ms downinter 500ms fall 2 rise 1 observe layer4 error-limit 1 on-error mark-down on-marked-up shutdown-backup-sessions";
+const STAND_IN: &str = " check inter 1s fastinter 200ms downinter 500ms fall 2 rise 1 observe layer4 error-limit 1 on-error mark-down backup";
 
 const NOFILE: u64 = 20_000;
 /// Connections that wait for their next request would have all the time in the world.

@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use super::children::{self, Children};
 use super::disabled::Disabled;
 use super::logs::{self, Logs};
-use super::marks::Marks;
+use super::marks::{Marks, Owner};
 use super::predecessor::{self, Predecessor, Registration};
 use super::readiness::{self, Readiness};
 use super::stops::Sweep;
@@ -227,7 +227,7 @@ impl Daemon {
         let checker = sys::process::fork(|| {
             sys::process::set_name("hob check");
             let _ = sys::process::new_session();
-            self.marks.tag_self(super::Owner::Helper);
+            self.marks.tag_self(Owner::Helper);
             sys::process::close_others(&[state.as_raw_fd(), tx.as_raw_fd()]);
             let ready =
                 sys::fd::keep_over_exec(state.as_fd(), true).and_then(|()| sys::process::place_fd(tx.as_fd(), 1));

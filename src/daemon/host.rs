@@ -1,6 +1,19 @@
 //! What the control socket may ask of the daemon and tell it to do.
 
-use super::*;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use mio::Token;
+
+use super::conductor::INPUTS;
+use super::{Daemon, lookup, now};
+use crate::control::{GroupError, Host, LogPiece, LogQuery, Tail, Ticket};
+use crate::plan::{Plan, Reach};
+use crate::supervisor::event::{Event, ProcessId, Run, Time};
+use crate::supervisor::{Process, Supervisor};
+use crate::sys::process::Pid;
+use crate::{sys, wire};
 
 impl Host for Daemon {
     fn supervisor(&self) -> &Supervisor {

@@ -5,7 +5,7 @@
 //! dies, and the next logger is handed the same pipes. With the write end open here a pipe ends only when the process
 //! is forgotten, so what a helper writes after its parent's death still arrives.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -39,6 +39,8 @@ pub struct Logs {
     news: Vec<News>,
     /// The text of an event that has not come whole yet.
     parts: HashMap<(LogId, Said), String>,
+    /// Asked for and not answered, by ticket: the next logger is asked again.
+    clears: BTreeMap<u64, ToLogger>,
     /// What was counted so far, by process: written, lost.
     counted: HashMap<ProcessId, (u64, u64)>,
 }
@@ -104,6 +106,7 @@ impl Logs {
             role,
             news: Vec::new(),
             parts: HashMap::new(),
+            clears: BTreeMap::new(),
             counted: HashMap::new(),
         }
     }
@@ -189,7 +192,9 @@ impl Logs {
     pub fn clear(&mut self, processes: &[ProcessId], main: bool, ticket: u64) {
         let mut ids: Vec<LogId> = processes.iter().filter_map(|id| self.of.get(id)).flatten().copied().collect();
         ids.extend(main.then_some(MAIN));
-        self.tell(ToLogger::Clear { ids, ticket }, None);
+        let clear = ToLogger::Clear { ids, ticket };
+        self.clears.insert(ticket, clear.clone());
+        self.tell(clear, None);
         self.flush();
     }
 
@@ -220,6 +225,7 @@ impl Logs {
         let mut ids: Vec<LogId> = self.pipes.keys().copied().collect();
         ids.sort_unstable();
         outgoing.extend(ids.into_iter().map(|id| (self.pipes[&id].open(id), Some(id))));
+        outgoing.extend(self.clears.values().map(|clear| (clear.clone(), None)));
         if self.finishing {
             outgoing.push_back((FINISH, None));
         }
@@ -378,7 +384,10 @@ impl Logs {
                 }
             }
             FromLogger::Synced { ticket } => self.news.push(News::Synced { ticket }),
-            FromLogger::Cleared { ticket, error } => self.news.push(News::Cleared { ticket, error }),
+            FromLogger::Cleared { ticket, error } => {
+                self.clears.remove(&ticket);
+                self.news.push(News::Cleared { ticket, error });
+            }
             FromLogger::Counted { ticket, logs, last } => {
                 let owners: HashMap<LogId, ProcessId> =
                     self.of.iter().flat_map(|(&process, logs)| logs.iter().map(move |&log| (log, process))).collect();
@@ -415,6 +424,9 @@ impl Logs {
     pub fn reaped(&mut self, pid: Pid, registry: &Registry, now: Time) -> bool {
         let Some(logger) = self.logger.take_if(|l| l.pid == pid) else { return false };
         let _ = registry.deregister(&mut SourceFd(&logger.link.as_raw_fd()));
+        // What it had said in part has no end any more.
+        self.parts.clear();
+        self.counted.clear();
         if logger.leaves {
             self.restart_at = Some(now);
         } else if !self.finishing {

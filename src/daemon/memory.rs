@@ -2,7 +2,12 @@
 //!
 //! Looked at every few seconds, and only while something that has a limit runs.
 
-use super::*;
+use std::time::Duration;
+
+use super::{Daemon, now};
+use crate::control::Host;
+use crate::supervisor::Process;
+use crate::supervisor::event::{Event, ProcessId, Run, Time};
 use crate::sys::proc;
 
 impl Daemon {

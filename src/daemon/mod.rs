@@ -34,7 +34,7 @@ mod stops;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -47,25 +47,23 @@ pub use self::conductor::Given;
 pub use self::planner::{MakePlan, Refusal, Wanted};
 
 use self::children::{Children, Reaped};
-use self::conductor::{Conductor, INPUTS, SPEAKERS};
+use self::conductor::{Conductor, INPUTS};
 use self::disabled::Disabled;
 use self::fetches::{FETCHES, Fetches};
 use self::handover::{Kept, Upgrade};
-use self::launch::{Launch, Report};
-use self::logs::{FINISH_WITHIN, Logs};
+use self::logs::Logs;
 use self::manager::Manager;
-use self::marks::{Marks, Owner};
+use self::marks::Marks;
 use self::planner::Planner;
 use self::predecessor::{Predecessor, Registration};
 use self::readiness::Readiness;
 use self::stops::{Ending, Sweep};
-use crate::control::{Control, GroupError, Host, LogPiece, LogQuery, Tail, Ticket};
-use crate::plan::{Ask, Instance, Plan, Probe, Reach, ReadyBy, Server};
-use crate::supervisor::event::{Action, Change, Event, Exit, Job, Phase, ProcessId, Run, Survivor, Time, signal_name};
+use crate::control::{Control, GroupError, Host, LogQuery, Tail, Ticket};
+use crate::plan::{Plan, Probe, Reach, Server};
+use crate::supervisor::event::{Action, Change, Event, Exit, Job, Phase, ProcessId, Run, Time, signal_name};
 use crate::supervisor::{Process, Supervisor};
 use crate::sys;
 use crate::sys::process::Pid;
-use crate::wire;
 
 /// What the daemon needs to be told; everything else is in the plan.
 pub struct Options {

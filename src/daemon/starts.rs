@@ -1,6 +1,22 @@
 //! From a run that is decided to a child: one by one, many by launchers, and the probes.
 
-use super::*;
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use mio::Token;
+use nix::errno::Errno;
+
+use super::conductor::{Conductor, SPEAKERS};
+use super::launch::{Launch, Report};
+use super::logs::Logs;
+use super::marks::Owner;
+use super::{Daemon, batch, launch, lookup, marks};
+use crate::control::Host;
+use crate::plan::{Ask, Instance, ReadyBy, Spec};
+use crate::supervisor::event::{Event, Exit, Job, ProcessId, Run};
+use crate::sys;
+use crate::sys::process::Pid;
 
 impl Daemon {
     pub(super) fn start_all(&mut self) {
@@ -41,7 +57,7 @@ impl Daemon {
     /// one of supervisord's gets pipes made for each of its runs, and a deployed instance mounts of its own.
     fn can_be_launched(&self, run: Run) -> bool {
         let spec = self.supervisor.process(run.job.process()).map(|process| process.spec());
-        let is_plain = |spec: &crate::plan::Spec| {
+        let is_plain = |spec: &Spec| {
             let has_mounts = || self.instance(&spec.name.group).is_some_and(|i| !i.binds.is_empty());
             spec.pidfile.is_none() && spec.program.is_none() && !has_mounts()
         };
@@ -63,7 +79,7 @@ impl Daemon {
 
     fn cannot_fork(&mut self, run: Run, why: &io::Error) {
         self.children.call_off(run);
-        let errno = why.raw_os_error().unwrap_or(nix::errno::Errno::EAGAIN as i32);
+        let errno = why.raw_os_error().unwrap_or(Errno::EAGAIN as i32);
         self.feed(Event::Exited(run, Exit::CannotExec { stage: "fork".into(), errno }));
     }
 
@@ -73,7 +89,7 @@ impl Daemon {
             Job::Process(_) if self.conductor.is_some() => self.spawn_conducted(run, id),
             Job::Process(_) => match self.launch(run, id) {
                 Some(launch) => sys::process::fork(|| launch.exec()),
-                None => Err(nix::errno::Errno::EMFILE.into()),
+                None => Err(Errno::EMFILE.into()),
             },
             Job::ReadyProbe(_) | Job::HealthProbe(_) => self.spawn_probe(run, id),
         };
@@ -116,7 +132,7 @@ impl Daemon {
         let opened = self.open_ends(&mut conductor, id);
         self.conductor = Some(conductor);
         let ends = opened?;
-        let mut launch = self.launch(run, id).ok_or(nix::errno::Errno::EMFILE)?;
+        let mut launch = self.launch(run, id).ok_or(Errno::EMFILE)?;
         launch.extra_env.retain(|(name, _)| name != marks::VARIABLE);
         launch.stdin = ends.stdin.as_fd();
         if let Some(stdout) = &ends.stdout {

@@ -1,8 +1,16 @@
 //! What is left of a process whose child is reaped, and of everything when hob itself ends.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
-use super::*;
+use super::logs::FINISH_WITHIN;
+use super::planner::Planner;
+use super::{Daemon, leftovers, now};
+use crate::control::Host;
+use crate::supervisor::event::{Event, Exit, ProcessId, Run, Survivor, Time};
+use crate::sys;
+use crate::sys::process::Pid;
 
 #[derive(Clone, Serialize, Deserialize)]
 pub(super) struct Sweep {

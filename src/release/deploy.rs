@@ -19,7 +19,7 @@ use super::deployed::{LaidOut, Shelf, lay_out};
 use super::homes;
 use super::link::Link;
 use super::prepare::{self, Refused};
-use super::proxy::{self, Balancer};
+use super::proxy::Balancer;
 use super::report::Report;
 use super::responsive::{automatic, declares_ports, wait_until_responsive};
 use super::script::describe;
@@ -97,17 +97,17 @@ pub fn deploy(site: &Site<'_>, wanted: &Wanted, report: &mut Report) -> Result<V
     Ok(urls(site, &deployed))
 }
 
-struct Roll<'a> {
-    site: &'a Site<'a>,
+pub(super) struct Roll<'a> {
+    pub(super) site: &'a Site<'a>,
     old: &'a Deployed,
     generation: Generation,
-    rolling: Rolling,
+    pub(super) rolling: Rolling,
     /// What was begun, in order.
     done: Vec<Step>,
     /// Whether the daemon runs what was deployed, at this moment.
     was_deployed: bool,
     /// Whether there is a load balancer before or after.
-    is_balanced: bool,
+    pub(super) is_balanced: bool,
 }
 
 /// One instance that was touched.
@@ -202,75 +202,6 @@ impl Roll<'_> {
             }
         }
         Ok(())
-    }
-
-    /// The plan of what runs at the moment.
-    fn lay_out_now(&self) -> Result<LaidOut, Refused> {
-        let (mut ports, _) = Ports::load(&self.site.store.root);
-        lay_out(self.site.store, &self.rolling.now, self.site.settings, self.site.own, &mut ports)
-    }
-
-    /// From now on nothing new comes to an instance; waits for what it has under way.
-    fn pass_over(&mut self, name: &str, report: &mut Report) -> Result<(), Refused> {
-        if !self.is_balanced || !self.rolling.now.out.insert(name.to_owned()) {
-            return Ok(());
-        }
-        self.site.store.save_rolling(&self.rolling)?;
-        let laid = self.lay_out_now()?;
-        let balancer = Balancer::of(&laid.plan, &self.rolling.now.out, self.site.settings);
-        let Some(balancer) = balancer.filter(|balancer| balancer.passes_over(name)) else { return Ok(()) };
-        report.stage("drain", Some(name), |_| {
-            balancer.route()?;
-            balancer.drain(name);
-            Ok(())
-        })
-    }
-
-    /// The instance serves.
-    fn take_in(&mut self, name: &str, report: &mut Report) -> Result<(), Refused> {
-        if !self.is_balanced || !self.rolling.now.out.remove(name) {
-            return Ok(());
-        }
-        self.site.store.save_rolling(&self.rolling)?;
-        let laid = self.lay_out_now()?;
-        let balancer = Balancer::of(&laid.plan, &self.rolling.now.out, self.site.settings);
-        let Some(balancer) = balancer else { return Ok(()) };
-        if let Some(warning) = balancer.serve(self.site.link)? {
-            report.say(&warning);
-        }
-        Ok(())
-    }
-
-    /// The same for one of before, with no more than can be had at once: there is nothing to go back to.
-    fn take_back_in(&mut self, name: &str) -> Result<(), Refused> {
-        if !self.is_balanced || !self.rolling.now.out.remove(name) {
-            return Ok(());
-        }
-        self.site.store.save_rolling(&self.rolling)?;
-        let laid = self.lay_out_now()?;
-        let balancer = Balancer::of(&laid.plan, &self.rolling.now.out, self.site.settings);
-        balancer.map_or(Ok(()), |balancer| balancer.route())
-    }
-
-    /// Lets the daemon know of another instance in a place. A port that the load balancer had until now is free then,
-    /// and one that it has from now on is already served by others.
-    fn switch(&mut self, service: &str, number: u32) -> Result<(), Refused> {
-        self.order();
-        if self.is_balanced {
-            self.rolling.now.out.insert(format!("{service}.{number}"));
-            self.site.store.save_rolling(&self.rolling)?;
-            let laid = self.lay_out_now()?;
-            if let Some(balancer) = Balancer::of(&laid.plan, &self.rolling.now.out, self.site.settings) {
-                balancer.route()?;
-                let own = laid.plan.instances.iter().find(|i| i.service == service && i.number == number);
-                let direct = own.into_iter().flat_map(|i| &i.ports).filter(|port| port.front.is_none());
-                for port in direct.filter(|port| port.protocol != Protocol::Udp) {
-                    // Somebody else who has it will show when the instance starts.
-                    let _ = proxy::wait_until_free(port.number);
-                }
-            }
-        }
-        self.reload(true)
     }
 
     fn new_instance(&self, scaled: &Scaled, number: u32, shelf: &mut Shelf<'_>) -> Result<Running, Refused> {
@@ -430,7 +361,7 @@ impl Roll<'_> {
     }
 
     /// In the order of the new deployment; what has left the stack comes last.
-    fn order(&mut self) {
+    pub(super) fn order(&mut self) {
         let place = |service: &str| self.generation.services.iter().position(|scaled| scaled.name == service);
         self.rolling
             .now
@@ -438,7 +369,7 @@ impl Roll<'_> {
             .sort_by_key(|i| (place(&i.service).unwrap_or(usize::MAX), i.service.clone(), i.number));
     }
 
-    fn reload(&mut self, deployed: bool) -> Result<(), Refused> {
+    pub(super) fn reload(&mut self, deployed: bool) -> Result<(), Refused> {
         self.site.store.save_rolling(&self.rolling)?;
         self.site.link.reload(deployed)?;
         self.was_deployed = deployed;

@@ -25,5 +25,6 @@ mod responsive;
 pub mod run;
 mod script;
 mod store;
+mod traffic;
 mod unpack;
 pub mod up;
