@@ -119,7 +119,7 @@ pub fn end_leftovers(of: &[Predecessor], daemon: process::Pid) -> Vec<Stat> {
     let give_up_at = kill_at + KILLED_WITHIN;
     let mut told: HashSet<(i32, u64)> = HashSet::new();
     loop {
-        let left = look.find();
+        let left = look.find_surely();
         let now = clock::since_boot();
         // The logger of a dead hob ends when it has written what the programs have said.
         let is_over = left.programs.is_empty() && (left.logger.is_none() || now >= kill_at);
@@ -167,9 +167,23 @@ struct Found {
 }
 
 impl Look {
+    /// Looks again when nothing is found: of processes that each fork one and end, the one that lives may have come after
+    /// the list was made, or be gone when it is looked at.
+    fn find_surely(&self) -> Found {
+        let mut found = self.find();
+        for _ in 1..LOOKS {
+            if !found.programs.is_empty() {
+                break;
+            }
+            found = self.find();
+        }
+        found
+    }
+
     fn find(&self) -> Found {
         let mut found = Found::default();
-        for stat in proc::pids().into_iter().filter_map(|pid| self.check(pid)) {
+        // The newest first: they are the soonest to be gone.
+        for stat in proc::pids().into_iter().rev().filter_map(|pid| self.check(pid)) {
             match stat {
                 (stat, Owner::Logger) => found.logger = Some(stat),
                 (stat, _) => found.programs.push(stat),
@@ -225,6 +239,8 @@ pub fn named(stat: &Stat) -> String {
 const GRACE: Duration = Duration::from_secs(10);
 const KILLED_WITHIN: Duration = Duration::from_secs(5);
 const FREEZE_WITHIN: Duration = Duration::from_millis(500);
+/// How often in a row nothing must be found.
+const LOOKS: usize = 16;
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// Files that are looked at: one for each hob that lives or was killed since the last start.
 const FILES_MAX: usize = 256;
