@@ -67,7 +67,7 @@ fn mode_1_a_daemon_that_is_killed_under_load_is_followed_by_one_with_exactly_one
 fn what_a_killed_daemon_left_is_ended(as_nobody: bool) {
     let home = Home::with(
         "one: {command: '{prop} escape {home}/h sdtce {dir}', stopwaitsecs: 1}\n\
-         two: '{prop} chain 1 {home}/lock {dir}'\nthree: sleep 1000",
+         two: '{prop} chain 1 {home}/lock {dir} 2000'\nthree: sleep 1000",
     );
     let hob = if as_nobody { home.run_as_nobody() } else { home }.boot();
     hob.wait_log("two.log", "chained");

@@ -410,7 +410,9 @@ fn a_user_manager_runs_the_unit_of_the_readme() {
          systemctl --user start hob
          echo \"active: $(show ActiveState) $(show StatusText)\"
          {hob} status --json > {x}/status
-         systemctl --user reload hob && echo \"reloaded: $(show ActiveState)\"
+         systemctl --user reload hob
+         for i in $(seq 200); do [ \"$(show ActiveState)\" = active ] && break; sleep .05; done
+         echo \"reloaded: $(show ActiveState)\"
          kill -9 $(show MainPID)
          for i in $(seq 200); do [ \"$(show NRestarts) $(show ActiveState)\" = '1 active' ] && break; sleep .05; done
          echo \"again: $(show NRestarts) $(show ActiveState)\"

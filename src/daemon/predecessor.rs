@@ -109,7 +109,7 @@ fn found_in(folder: &Path, own: u32) -> io::Result<Vec<Predecessor>> {
 /// a child of the daemon, which may wait. Returns what not even that has ended.
 pub fn end_leftovers(of: &[Predecessor], daemon: process::Pid) -> Vec<Stat> {
     let look = Look { nonces: of.iter().map(|hob| hob.nonce).collect(), spared: spared(daemon) };
-    let first = look.find();
+    let first = look.find(&mut |_| {});
     if !first.programs.is_empty() {
         let names: Vec<String> = first.programs.iter().take(10).map(named).collect();
         let more = if first.programs.len() > names.len() { ", ..." } else { "" };
@@ -119,7 +119,16 @@ pub fn end_leftovers(of: &[Predecessor], daemon: process::Pid) -> Vec<Stat> {
     let give_up_at = kill_at + KILLED_WITHIN;
     let mut told: HashSet<(i32, u64)> = HashSet::new();
     loop {
-        let left = look.find_surely();
+        let is_asking = clock::since_boot() < kill_at;
+        let mut has_new = false;
+        // At once: one that forks another and ends is gone when all have been looked at.
+        let left = look.find_surely(&mut |stat| {
+            if is_asking && told.insert((stat.pid, stat.started)) {
+                has_new = true;
+                let _ = family::signal_seen(stat, libc::SIGTERM);
+                let _ = family::signal_seen(stat, libc::SIGCONT);
+            }
+        });
         let now = clock::since_boot();
         // The logger of a dead hob ends when it has written what the programs have said.
         let is_over = left.programs.is_empty() && (left.logger.is_none() || now >= kill_at);
@@ -129,15 +138,12 @@ pub fn end_leftovers(of: &[Predecessor], daemon: process::Pid) -> Vec<Stat> {
             }
             return left.programs;
         }
-        if now < kill_at {
-            for stat in left.programs.iter().filter(|stat| told.insert((stat.pid, stat.started))) {
-                let _ = family::signal_seen(stat, libc::SIGTERM);
-                let _ = family::signal_seen(stat, libc::SIGCONT);
-            }
-        } else {
+        if !is_asking {
             look.kill(left.programs);
         }
-        std::thread::sleep(LOOK_AGAIN);
+        if !has_new {
+            std::thread::sleep(LOOK_AGAIN);
+        }
     }
 }
 
@@ -167,26 +173,31 @@ struct Found {
 }
 
 impl Look {
-    /// Looks again when nothing is found: of processes that each fork one and end, the one that lives may have come after
-    /// the list was made, or be gone when it is looked at.
-    fn find_surely(&self) -> Found {
-        let mut found = self.find();
-        for _ in 1..LOOKS {
-            if !found.programs.is_empty() {
-                break;
+    /// Looks again when nothing is found while new processes come: of those that each fork one and end, the one that
+    /// lives may have come after the list was made, or be gone when it is looked at.
+    fn find_surely(&self, seen: &mut dyn FnMut(&Stat)) -> Found {
+        let until = clock::since_boot() + SURE_WITHIN;
+        loop {
+            let newest = proc::newest();
+            let found = self.find(seen);
+            let is_sure = newest.is_some() && proc::newest() == newest;
+            if !found.programs.is_empty() || is_sure || clock::since_boot() >= until {
+                return found;
             }
-            found = self.find();
         }
-        found
     }
 
-    fn find(&self) -> Found {
+    /// `seen` gets each program as soon as it is found.
+    fn find(&self, seen: &mut dyn FnMut(&Stat)) -> Found {
         let mut found = Found::default();
         // The newest first: they are the soonest to be gone.
         for stat in proc::pids().into_iter().rev().filter_map(|pid| self.check(pid)) {
             match stat {
                 (stat, Owner::Logger) => found.logger = Some(stat),
-                (stat, _) => found.programs.push(stat),
+                (stat, _) => {
+                    seen(&stat);
+                    found.programs.push(stat);
+                }
             }
         }
         found
@@ -208,19 +219,27 @@ impl Look {
         caught.iter().for_each(stop);
         let mut seen: HashSet<i32> = caught.iter().map(|stat| stat.pid).collect();
         let until = clock::since_boot() + FREEZE_WITHIN;
+        let mut catch = |pid: i32| {
+            if seen.insert(pid)
+                && let Some((stat, owner)) = self.check(pid)
+                && owner != Owner::Logger
+            {
+                stop(&stat);
+                caught.push(stat);
+            }
+        };
         loop {
-            let before = seen.len();
-            // The newest first: it is the one that lives, in a chain of processes that each fork one and end.
-            for pid in proc::pids().into_iter().rev() {
-                if seen.insert(pid)
-                    && let Some((stat, owner)) = self.check(pid)
-                    && owner != Owner::Logger
-                {
-                    stop(&stat);
-                    caught.push(stat);
+            // The newest first: it is the one that lives, in a chain of processes that each fork one and end. A list of
+            // all would be old before it is whole, where nobody has reaped the others yet.
+            while let Some(newest) = proc::newest() {
+                (newest - NEWEST..=newest).rev().for_each(&mut catch);
+                if proc::newest() == Some(newest) || clock::since_boot() >= until {
+                    break;
                 }
             }
-            if seen.len() == before || clock::since_boot() >= until {
+            let newest = proc::newest();
+            proc::pids().into_iter().rev().for_each(&mut catch);
+            if (newest.is_some() && proc::newest() == newest) || clock::since_boot() >= until {
                 break;
             }
         }
@@ -239,8 +258,10 @@ pub fn named(stat: &Stat) -> String {
 const GRACE: Duration = Duration::from_secs(10);
 const KILLED_WITHIN: Duration = Duration::from_secs(5);
 const FREEZE_WITHIN: Duration = Duration::from_millis(500);
-/// How often in a row nothing must be found.
-const LOOKS: usize = 16;
+/// On a machine where new processes come all the time nothing is ever sure.
+const SURE_WITHIN: Duration = Duration::from_secs(1);
+/// Numbers below the newest that are tried without a list.
+const NEWEST: i32 = 32;
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// Files that are looked at: one for each hob that lives or was killed since the last start.
 const FILES_MAX: usize = 256;

@@ -12,7 +12,8 @@
  *   prop stubborn N MARK             a tree of N processes that ignore TERM, INT, HUP, QUIT
  *   prop refork FILE MARK            on TERM fork a copy into a new session and exit
  *   prop chain LANES FILE MARK       LANES chains of processes without environment, descriptors, session or parent, each
- *                                    of which forks the next and ends, without a pause, for 20 s; each holds a
+ *                                    of which forks the next and ends, without a pause (or after USEC, behind MARK),
+ *                                    for 20 s; each holds a
  *                                    lock on FILE; then wait
  *   prop swarm N MARK                on TERM become N processes, each in a session of its own and deaf to TERM
  *   prop onterm LINES                on TERM print so many numbered lines, then exit 0
@@ -315,7 +316,7 @@ static void bare(char **argv, const char *role, const char *number, const char *
 	_exit(127);
 }
 
-static int links(void)
+static int links(long usec)
 {
 	struct timespec t;
 	clock_gettime(CLOCK_MONOTONIC, &t);
@@ -328,6 +329,8 @@ static int links(void)
 		/* No room for one more: try again, as a bomb would. */
 		if (!p)
 			setsid();
+		if (usec)
+			usleep(usec);
 		clock_gettime(CLOCK_MONOTONIC, &t);
 	} while (t.tv_sec < end);
 	return 0;
@@ -342,7 +345,7 @@ static int chain(char **argv)
 	for (int n = atoi(argv[2]); n > 0; n--) {
 		pid_t p = fork();
 		if (!p)
-			bare(argv, "links", "0", argv[4]);
+			bare(argv, "links", argv[5] ? argv[5] : "0", argv[4]);
 		waitpid(p, 0, 0);
 	}
 	close(lock);
@@ -618,7 +621,7 @@ int main(int argc, char **argv)
 	if (IS("chain", 3))
 		return chain(argv);
 	if (IS("links", 2))
-		return links();
+		return links(atol(argv[2]));
 	if (IS("swarm", 2))
 		return swarm(atoi(argv[2]));
 	if (IS("onterm", 1)) {
