@@ -562,9 +562,9 @@ fn at_the_limit_of_processes_a_start_is_tried_again_and_everything_else_goes_on(
     if !can() {
         return;
     }
-    // hob, its logger, and what runs: the bomb takes the rest.
+    // hob, its logger, and what runs: the bomb takes the rest, once the planner has left its place.
     let mut container =
-        Bundle::busybox("steady: sleep 1000\nbomb: {command: '/prop stubborn 40', stopwaitsecs: 1}\nlate: {command: sleep 1000, autostart: false}")
+        Bundle::busybox("steady: sleep 1000\nbomb: {command: '/prop stubborn 40', after: [steady], stopwaitsecs: 1}\nlate: {command: sleep 1000, autostart: false}")
             .pids(24)
             .launch();
     let socket = format!(
