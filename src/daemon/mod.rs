@@ -28,6 +28,7 @@ mod oom;
 mod planner;
 mod predecessor;
 mod readiness;
+mod rescue;
 mod starts;
 mod stdio;
 mod stops;
@@ -57,6 +58,7 @@ use self::marks::Marks;
 use self::planner::Planner;
 use self::predecessor::{Predecessor, Registration};
 use self::readiness::Readiness;
+use self::rescue::Rescued;
 use self::stops::{Ending, Sweep};
 use crate::control::{Control, GroupError, Host, LogQuery, Tail, Ticket};
 use crate::plan::{Plan, Probe, Reach, Server};
@@ -65,6 +67,7 @@ use crate::supervisor::{Process, Supervisor};
 use crate::sys;
 use crate::sys::proc::Stat;
 use crate::sys::process::Pid;
+use crate::sys::rescue::{Watched, Whereabouts};
 
 /// What the daemon needs to be told; everything else is in the plan.
 pub struct Options {
@@ -99,12 +102,16 @@ pub struct Roles {
 
 /// Runs until there is nothing left to do; returns the exit status. Errors of the start alone are reported as such.
 pub fn boot(options: Options) -> io::Result<i32> {
-    Daemon::new(options, None)?.run()
+    run(Daemon::new(options, None)?)
 }
 
 /// As `boot`, from what the binary before this one has handed over.
 pub fn resume(options: Options, state: handover::State) -> io::Result<i32> {
-    Daemon::new(options, Some(state))?.run()
+    run(Daemon::new(options, Some(state))?)
+}
+
+fn run(daemon: Daemon) -> io::Result<i32> {
+    Watched::new(daemon, |panic| messages::say(&format!("hob: {panic}")), Daemon::rescue).run()
 }
 
 struct Daemon {
@@ -117,12 +124,15 @@ struct Daemon {
     readiness: Readiness,
     manager: Manager,
     /// Out of its place only while it is being called.
-    control: Option<Control>,
+    control: Option<Box<Control>>,
+    control_lent: Whereabouts<Control>,
     planner: Option<Planner>,
     /// In supervisord's mode only.
     conductor: Option<Box<Conductor>>,
     /// Who waits for the plan that is being made.
     reload_tickets: Vec<Ticket>,
+    /// Why none is being made for them; told when nobody is in the middle of something.
+    reload_failed: Option<String>,
     /// Asked for while one was being made, which may have read the files before they were changed.
     reload_after: Option<ReloadAfter>,
     /// Whether the plan is that of what was deployed.
@@ -150,6 +160,10 @@ struct Daemon {
     born: Time,
     upgrade: Option<Upgrade>,
     upgrades: u32,
+    /// When it has panicked lately.
+    panics: Vec<Time>,
+    /// What a panic has left, until that is settled.
+    rescued: Option<Rescued>,
     marks: Marks,
     registration: Option<Registration>,
     /// Until the first plan is there.
@@ -200,10 +214,12 @@ impl Daemon {
             logs,
             readiness,
             manager: Manager::from_env(),
-            control: Some(control),
+            control: Some(Box::new(control)),
+            control_lent: Whereabouts::UNKNOWN,
             planner: None,
             conductor: None,
             reload_tickets: Vec::new(),
+            reload_failed: None,
             reload_after: None,
             deployed: rest.deployed,
             deployed_next: rest.deployed,
@@ -221,6 +237,7 @@ impl Daemon {
             born: rest.born,
             upgrade: None,
             upgrades: rest.upgrades,
+            panics: Vec::new(),
             marks,
             registration,
             predecessors,
@@ -231,6 +248,7 @@ impl Daemon {
             oom_score_adj: oom::score_of_processes(),
             exit_status: rest.exit_status,
             decided: VecDeque::new(),
+            rescued: rest.rescued,
             children,
             signals,
             poll,
@@ -238,9 +256,10 @@ impl Daemon {
         })
     }
 
-    fn run(mut self) -> io::Result<i32> {
+    fn run(&mut self) -> io::Result<i32> {
         if self.has_plan {
-            self.go_on();
+            let rescued = self.rescued.take();
+            self.go_on(rescued);
         } else {
             // The plan is what everything waits for; a logger is needed once there is one.
             let given = self.options.supervisord.take();
@@ -283,7 +302,10 @@ impl Daemon {
                         self.with_control(|control, daemon| {
                             // The registry is needed while the rest of the daemon is lent out.
                             match daemon.poll.registry().try_clone() {
-                                Ok(registry) => control.ready(&registry, event, daemon),
+                                Ok(registry) => {
+                                    control.ready(&registry, event, daemon);
+                                    rescue::try_here("client");
+                                }
                                 Err(why) => log::error!("cannot serve a client: {why}"),
                             }
                         });
@@ -300,7 +322,7 @@ impl Daemon {
         }
         self.readiness.close();
         self.end_conducting();
-        if let Some(registration) = self.registration {
+        if let Some(registration) = self.registration.take() {
             match self.conductor {
                 Some(_) => registration.end_with_folders(),
                 None => registration.end(),
@@ -330,7 +352,7 @@ impl Daemon {
         };
         [
             self.supervisor.next_deadline(),
-            self.control.as_ref().and_then(Control::next_deadline),
+            self.control.as_deref().and_then(Control::next_deadline),
             self.manager.next_deadline(),
             self.logs.restart_at(),
             self.tidy_at,
@@ -338,7 +360,8 @@ impl Daemon {
             self.conductor_deadline(),
             self.fetches.next_deadline(),
             self.upgrade_deadline(),
-            (!self.decided.is_empty() || self.children.has_more_reports).then(Time::default),
+            (!self.decided.is_empty() || self.children.has_more_reports || self.reload_failed.is_some())
+                .then(Time::default),
             ending,
         ]
         .into_iter()
@@ -354,6 +377,9 @@ impl Daemon {
         }
         if self.children.has_more_reports {
             self.children.read_reports();
+        }
+        if let Some(why) = self.reload_failed.take() {
+            self.answer_reload(&Err(vec![why]));
         }
         let now = now();
         self.supervisor.handle_timeout(now);
@@ -374,6 +400,7 @@ impl Daemon {
 
     fn with_control(&mut self, call: impl FnOnce(&mut Control, &mut Daemon)) {
         if let Some(mut control) = self.control.take() {
+            self.control_lent = Whereabouts::of(&control);
             call(&mut control, self);
             self.control = Some(control);
         }
@@ -394,7 +421,10 @@ impl Daemon {
 
     fn carry_out(&mut self, action: Action) {
         match action {
-            Action::Spawn(run) => self.to_start.push(run),
+            Action::Spawn(run) => {
+                rescue::try_here("decided");
+                self.to_start.push(run);
+            }
             Action::Signal(run, signal) => self.signal_run(run, signal),
             Action::Sweep(run, signal) => {
                 if let Job::Process(id) = run.job {
@@ -481,6 +511,7 @@ impl Daemon {
     }
 
     fn hear_signal(&mut self, signal: i32) {
+        rescue::try_here("signal");
         let relayed = self.supervisor.plan().relay_signals.get(&signal).cloned().unwrap_or_default();
         if !relayed.is_empty() {
             let runs: Vec<Run> = self

@@ -233,6 +233,12 @@ impl Supervisor {
         self.table.rows.iter()
     }
 
+    /// What was to be started by the actions fetched so far, probes too, and of whose end nobody has told.
+    pub fn runs(&self) -> Vec<Run> {
+        let is_fetched = |run: &Run| !self.table.common.actions.contains(&Action::Spawn(*run));
+        self.processes().flat_map(|process| [process.run(), process.probe()]).flatten().filter(is_fetched).collect()
+    }
+
     pub fn process(&self, id: ProcessId) -> Option<&Process> {
         self.table.rows.get(self.order.place(id)?)
     }
