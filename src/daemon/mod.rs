@@ -65,6 +65,7 @@ use crate::plan::{Plan, Probe, Reach, Server};
 use crate::supervisor::event::{Action, Change, Event, Exit, Job, Phase, ProcessId, Run, Time, signal_name};
 use crate::supervisor::{Process, Supervisor};
 use crate::sys;
+use crate::sys::proc::Stat;
 use crate::sys::process::Pid;
 use crate::sys::rescue::{Watched, Whereabouts};
 
@@ -82,6 +83,8 @@ pub struct Options {
     /// Whether the first plan is that of what was deployed, and not of a home.
     pub deployed: bool,
     pub make_plan: Box<MakePlan>,
+    /// What runs for hob and is none of its children: it ends with it.
+    pub far_off: Box<dyn Fn() -> Vec<Stat>>,
     /// What the next binary has to be told of the command line and the settings, after an upgrade.
     pub booted: serde_json::Value,
     /// For the daemon that supervisord is: it has read its configuration already.
@@ -145,6 +148,8 @@ struct Daemon {
     has_launchers: bool,
     /// Forked to stream logs to a client.
     streamers: Vec<Pid>,
+    /// Of what runs for hob and is none of its children, what has not ended yet.
+    far_off: Vec<Stat>,
     fetches: Fetches,
     ending: Ending,
     /// When to give back the memory that a plan has taken.
@@ -223,6 +228,7 @@ impl Daemon {
             to_start: Vec::new(),
             has_launchers: true,
             streamers: rest.streamers,
+            far_off: Vec::new(),
             fetches: Fetches::default(),
             ending: Ending::NotYet,
             tidy_at: None,
@@ -340,7 +346,7 @@ impl Daemon {
 
     fn until_next_deadline(&self) -> Option<Duration> {
         let ending = match self.ending {
-            Ending::Strays { kill_at } => Some(kill_at),
+            Ending::Strays { look_at, .. } => Some(look_at),
             Ending::Logs { until } => Some(until),
             Ending::NotYet | Ending::Done => None,
         };

@@ -439,11 +439,14 @@ impl Supervisor {
                 .min_by_key(ended_at)
                 .map(finish),
             ExitWhen::AllExited => {
-                // Event listeners only watch the others.
+                // Event listeners only watch the others, and a load balancer serves them.
                 let groups = self.table.plan.supervisord.iter().flat_map(|own| &own.groups);
                 let watchers: Vec<&str> =
                     groups.filter(|group| group.pool.is_some()).map(|group| group.name.as_str()).collect();
-                let rows = || rows.iter().filter(|process| !watchers.contains(&process.name().group.as_str()));
+                let is_own = |process: &&Process| {
+                    !process.spec().is_helper && !watchers.contains(&process.name().group.as_str())
+                };
+                let rows = || rows.iter().filter(is_own);
                 let at_rest = |process: &Process| process.is_stopped() || process.end().is_some();
                 if !rows().all(at_rest) || !rows().any(|process| process.last_exit().is_some()) {
                     return None;
