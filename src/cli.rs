@@ -3,10 +3,10 @@
 mod booting;
 mod by_name;
 mod deploying;
+mod manual;
 mod moving;
 
 use std::ffi::OsString;
-use std::io::{self, IsTerminal, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -134,7 +134,7 @@ enum Command {
         #[arg(long)]
         now: bool,
     },
-    /// Send a signal to the process groups of processes
+    /// Send a signal to the process groups of processes; exit status 3 if one is not running
     Signal {
         /// A name such as HUP, or a number
         signal: String,
@@ -155,6 +155,8 @@ enum Command {
         /// Nothing older than `10m`, `2h`, `2026-01-31 12:00` or `2026-01-31T12:00:00Z`, as far as can be told
         #[arg(long, value_name = "TIME", value_parser = since)]
         since: Option<Duration>,
+        #[command(flatten)]
+        json: JsonLines,
     },
     /// Run a command, or a login shell, inside an instance
     Run {
@@ -169,6 +171,9 @@ enum Command {
         /// Print those from now on instead
         #[arg(short, long)]
         follow: bool,
+        /// Print JSON, as without it
+        #[arg(long)]
+        json: bool,
     },
     /// Show what runs where
     Info {
@@ -225,6 +230,13 @@ enum Command {
 #[derive(Args)]
 struct Json {
     /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+struct JsonLines {
+    /// Print JSON, one object a line
     #[arg(long)]
     json: bool,
 }
@@ -365,12 +377,12 @@ fn run(cli: Cli) -> Result<i32, Failed> {
             };
             client::act(&daemon_at(&places)?, &act)
         }
-        Command::Logs { names, follow, lines, since } => {
+        Command::Logs { names, follow, lines, since, json } => {
             let lines = lines.unwrap_or(if since.is_some() { usize::MAX } else { 20 });
-            logs(&places, &names, tail::Wanted { names: Vec::new(), lines, follow, since })
+            logs(&places, &names, tail::Wanted { names: Vec::new(), lines, follow, since }, json.json)
         }
         Command::Run { instance, command } => run_inside(&places, instance, &command),
-        Command::Events { follow } => client::events(&daemon_at(&places)?, follow),
+        Command::Events { follow, json: _ } => client::events(&daemon_at(&places)?, follow),
         Command::Info { service, json } => client::info(&daemon_at(&places)?, service.as_deref(), json.json),
         Command::Url { service, json } => client::url(&daemon_at(&places)?, service.as_deref(), json.json),
         Command::Ports { json } => client::ports(&daemon_at(&places)?, json.json),
@@ -392,31 +404,11 @@ fn run(cli: Cli) -> Result<i32, Failed> {
                 "hob-api" => include_str!("../man/hob-api.7").to_owned(),
                 "supervisord" => include_str!("../man/supervisord.1").to_owned(),
                 "supervisorctl" => include_str!("../man/supervisorctl.1").to_owned(),
-                _ => man_page(),
+                _ => manual::page(Cli::command()),
             };
             Ok(client::print(&text).map(|()| 0)?)
         }
     }
-}
-
-/// hob(1), from the table above.
-fn man_page() -> String {
-    let mut out = Vec::new();
-    let command = Cli::command();
-    let _ = clap_mangen::Man::new(command.clone()).render(&mut out);
-    for sub in command.get_subcommands().filter(|s| !s.is_hide_set()) {
-        let _ = writeln!(out, ".SH \"HOB {}\"", sub.get_name().to_uppercase());
-        let sub = sub.clone().bin_name(format!("hob {}", sub.get_name()));
-        let has_more = sub.has_subcommands();
-        let man = clap_mangen::Man::new(sub);
-        let _ = man.render_synopsis_section(&mut out);
-        let _ = man.render_description_section(&mut out);
-        let _ = man.render_options_section(&mut out);
-        if has_more {
-            let _ = man.render_subcommands_section(&mut out);
-        }
-    }
-    String::from_utf8_lossy(&out).into_owned()
 }
 
 fn overrides(places: &Places) -> Overrides {
@@ -463,7 +455,7 @@ fn failed(refused: release::prepare::Refused) -> Failed {
 
 fn roles() -> Roles {
     Roles {
-        logger: |link| logger::run(link, io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none()),
+        logger: |link| logger::run(link, client::has_colour()),
         probe: run_probe,
         pidproxy: pidproxy::role,
         logs: serve_logs,
@@ -487,13 +479,26 @@ fn serve_logs(socket: OwnedFd, query: LogQuery, folder: &Path) {
     let _ = crate::control::serve_logs(socket, &query, |_, show| tail::tail(folder, &wanted, show));
 }
 
-fn logs(places: &Places, names: &[String], wanted: tail::Wanted) -> Result<i32, Failed> {
+fn logs(places: &Places, names: &[String], wanted: tail::Wanted, json: bool) -> Result<i32, Failed> {
     let settings = settings(places)?;
     let daemon = Daemon::at(&settings.socket);
     let folder = client::log_dir(&daemon, &settings.log_dir);
-    let names = client::log_names(&daemon, names, &folder)?;
+    let mut unknown = None;
+    let names = client::log_names(&daemon, names, &folder, &mut |name, why| {
+        let is_there = tail::is_there(&folder, name);
+        if !is_there && wanted.follow {
+            eprintln!("hob: there is no log {name:?} yet: waiting for it");
+        } else if !is_there {
+            let why = if why.status == 1 { format!(", and {}", why.message) } else { String::new() };
+            unknown.get_or_insert(format!("no log {name:?} in {}{why}", folder.display()));
+        }
+    });
+    if let Some(message) = unknown {
+        return Err(Failed { message, status: 1 });
+    }
     let wanted = tail::Wanted { names, ..wanted };
-    tail::tail(&folder, &wanted, &mut client::log_line)
+    let mut show = |name: &str, line: &[u8]| client::log_line(name, line, json);
+    tail::tail(&folder, &wanted, &mut show)
         .map(|()| 0)
         .map_err(|why| Failed { message: format!("cannot read the logs in {}: {why}", folder.display()), status: 1 })
 }
@@ -570,15 +575,5 @@ mod tests {
     #[test]
     fn the_command_table_is_consistent() {
         Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn the_man_page_is_the_table() {
-        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("man/hob.1");
-        if std::env::var_os("HOB_REGENERATE").is_some() {
-            std::fs::write(&file, man_page()).expect("man/hob.1 can be written");
-        }
-        let written = std::fs::read_to_string(&file).unwrap_or_default();
-        assert!(written == man_page(), "man/hob.1 is old: HOB_REGENERATE=1 cargo test man_page");
     }
 }

@@ -40,7 +40,10 @@ use std::time::Duration;
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
-use signal_hook::consts::signal::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
+use signal_hook::consts::signal::{
+    SIGALRM, SIGCHLD, SIGHUP, SIGINT, SIGIO, SIGPROF, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGVTALRM, SIGWINCH, SIGXCPU,
+    SIGXFSZ,
+};
 use signal_hook_mio::v1_0::Signals;
 
 pub use self::conductor::Given;
@@ -180,6 +183,13 @@ impl Daemon {
         let poll = Poll::new()?;
         let taken = [SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH];
         let mut signals = Signals::new(taken)?;
+        // What would end us, and is no bug of ours: a timer or limit that we were started with, somebody's mistake.
+        for signal in [SIGALRM, SIGVTALRM, SIGPROF, SIGIO, libc::SIGPWR, SIGXCPU, SIGXFSZ, libc::SIGSTKFLT]
+            .into_iter()
+            .chain(34..=64)
+        {
+            sys::process::ignore_signal(signal);
+        }
         sys::process::unblock_signals();
         sys::process::become_subreaper()?;
         poll.registry().register(&mut signals, SIGNALS, Interest::READABLE)?;
@@ -234,6 +244,7 @@ impl Daemon {
 
     fn run(mut self) -> io::Result<i32> {
         if self.has_plan {
+            self.take_relayed(self.supervisor.plan());
             self.go_on();
         } else {
             // The plan is what everything waits for; a logger is needed once there is one.
@@ -474,6 +485,17 @@ impl Daemon {
         }
     }
 
+    /// Listens for the signals that are to be passed on, beside those it always listens for.
+    fn take_relayed(&self, plan: &Plan) {
+        for (&signal, names) in &plan.relay_signals {
+            if !names.is_empty()
+                && let Err(why) = self.signals.add_signal(signal)
+            {
+                log::warn!("cannot relay {}: {why}", signal_name(signal));
+            }
+        }
+    }
+
     fn hear_signal(&mut self, signal: i32) {
         let relayed = self.supervisor.plan().relay_signals.get(&signal).cloned().unwrap_or_default();
         if !relayed.is_empty() {
@@ -609,6 +631,7 @@ impl Daemon {
                 self.disabled.apply(&mut plan.specs);
                 self.predecessors.clear();
                 let count = plan.specs.len();
+                self.take_relayed(&plan);
                 self.has_plan = true;
                 self.deployed = self.deployed_next;
                 self.feed(Event::Plan(plan));
