@@ -167,6 +167,7 @@ fn spec(group: &str, process: &str) -> Spec {
         },
         stop: Stop { signal: 15, wait: Duration::from_secs(10), drain: Duration::ZERO, reach: Reach::Everything },
         program: None,
+        is_helper: false,
         ready: None,
         health: None,
         memory_limit: None,

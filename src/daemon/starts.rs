@@ -11,7 +11,7 @@ use super::conductor::{Conductor, SPEAKERS};
 use super::launch::{Launch, Report};
 use super::logs::Logs;
 use super::marks::Owner;
-use super::{Daemon, batch, launch, lookup, marks};
+use super::{Daemon, batch, launch, lookup, marks, rescue};
 use crate::control::Host;
 use crate::plan::{Ask, Instance, ReadyBy, Spec};
 use crate::supervisor::event::{Event, Exit, Job, ProcessId, Run};
@@ -39,6 +39,7 @@ impl Daemon {
             let at_will = many.iter().all(|run| priority(run) == many.first().and_then(priority));
             match batch::start(&many, at_will, &self.marks, &|run| self.launch(run, run.job.process())) {
                 Ok((batches, left)) => {
+                    rescue::try_here("launchers");
                     self.children.add_batches(batches);
                     runs.extend(left);
                 }

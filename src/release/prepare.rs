@@ -18,7 +18,7 @@ use super::proxy;
 use super::script::{End, Script, ShowLine, describe, on_stderr, told};
 use super::store::Store;
 use crate::config::{self, Placement, Ports, Service, Settings, Stack};
-use crate::plan::{Instance, Plan};
+use crate::plan::{ExitWhen, Instance, Plan};
 
 /// What is to be booted.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -115,11 +115,17 @@ pub fn save_ports(ports: Option<Ports>) {
 /// What is deployed runs as its deployment has left it: postinstall belongs to that.
 fn deployed(settings: &Settings) -> Result<Prepared, Refused> {
     let store = Store::at(&settings.state_dir);
-    let deployed = store.current()?;
+    let (deployed, is_rolling) = store.current()?;
     let (mut ports, warning) = Ports::load(&settings.state_dir);
     warn(warning);
-    let LaidOut { plan, files, warnings } = lay_out(&store, &deployed, settings, &config::own_env(), &mut ports)?;
-    warn(warnings);
+    let LaidOut { mut plan, files, warnings } = lay_out(&store, &deployed, settings, &config::own_env(), &mut ports)?;
+    if is_rolling {
+        // Whoever deploys tells the warnings. Instances end so that others can take their place, and one that fails is
+        // replaced by the one before.
+        plan.exit_when = ExitWhen::Never;
+    } else {
+        warn(warnings);
+    }
     for (instance, (json, yml)) in plan.instances.iter().zip(&files) {
         make_log_dir(instance);
         if let Err((path, why)) = write_files(instance, json, yml) {

@@ -4,7 +4,7 @@
 //! could release one. hob has no threads (DESIGN §10), so a child may allocate and run ordinary code.
 
 use std::convert::Infallible;
-use std::ffi::{CString, OsStr};
+use std::ffi::{CStr, CString, OsStr};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
@@ -374,7 +374,7 @@ pub fn exec(words: &[CString], env: &[CString]) -> (&'static str, Errno) {
 }
 
 /// Replaces this process by the program in a file, under whatever name; returns only what went wrong. execve(2).
-pub fn become_program(file: &CString, words: &[CString], env: &[CString]) -> io::Error {
+pub fn become_program(file: &CStr, words: &[CString], env: &[CString]) -> io::Error {
     raw_exec(file, words, env).into()
 }
 
@@ -423,7 +423,7 @@ fn exec_interpreter(
     ("exec the interpreter of the script", raw_exec(&program, &line, env))
 }
 
-fn raw_exec(file: &CString, words: &[CString], env: &[CString]) -> Errno {
+fn raw_exec(file: &CStr, words: &[CString], env: &[CString]) -> Errno {
     let result: Result<Infallible, Errno> = nix::unistd::execve(file, words, env);
     match result {
         Ok(never) => match never {},
