@@ -200,7 +200,7 @@ enum Command {
     Upgrade,
     /// Check dotcloud.yml and hob.toml files, and show all errors at once
     Check {
-        /// [default: ./dotcloud.yml, and the settings file if there is one]
+        /// A directory stands for its dotcloud.yml [default: ./dotcloud.yml, and the settings file if there is one]
         files: Vec<PathBuf>,
     },
     #[command(flatten)]
@@ -544,6 +544,9 @@ fn check(places: &Places, mut files: Vec<PathBuf>) -> Result<i32, Failed> {
         if files.is_empty() {
             return Err(usage("nothing to check: there is no ./dotcloud.yml and no settings file".into()));
         }
+    }
+    for file in files.iter_mut().filter(|file| file.is_dir()) {
+        file.push("dotcloud.yml");
     }
     let (problems, warnings) = config::check(&files, &overrides(places), &config::own_env());
     for warning in &warnings {

@@ -123,6 +123,14 @@ fn postinstall_runs_in_approot_without_x_bit_and_without_shebang() {
 }
 
 #[test]
+fn a_postinstall_that_is_only_found_and_not_executable_is_told_and_not_run() {
+    let hob = Home::with("one: sleep 1000").file("postinstall", "exit 7\n").boot();
+    hob.running("one");
+    assert!(hob.err().contains("/postinstall is not executable"), "{}", hob.err());
+    hob.shutdown();
+}
+
+#[test]
 fn a_postinstall_that_fails_starts_nothing_and_its_output_and_status_are_shown() {
     let home = Home::new("www:\n  type: custom\n  process: touch {dir}/started\n")
         .script("postinstall", "#!/bin/sh\necho no database here\nexit 7\n");

@@ -112,8 +112,9 @@ fn an_exec_failure_behind_a_profile_is_reported_as_one() {
 fn a_start_that_fails_names_the_command_the_step_and_what_the_step_was_about() {
     let home = Home::with(
         "missing: ~/missing -x\nfolder: {command: ~/good, directory: ~/no/where}\nlocked: ~/locked\n\
-         script: ~/script",
+         script: ~/script\nforeign: ~/foreign",
     )
+    .script("foreign", "\x7fELF\x02\x01\x01\0 of another machine\n")
     .script("good", "#!/bin/sh\nexec sleep 1000\n")
     .script("script", "#!/no/such/shell\n");
     fs::create_dir(home.at("locked")).expect("a fresh name");
@@ -124,6 +125,7 @@ fn a_start_that_fails_names_the_command_the_step_and_what_the_step_was_about() {
         ("missing", "cannot exec ~/missing: no such file or directory", "exec", nix::errno::Errno::ENOENT),
         ("folder", folder.as_str(), "chdir", nix::errno::Errno::ENOENT),
         ("locked", "cannot exec ~/locked: permission denied", "exec", nix::errno::Errno::EACCES),
+        ("foreign", "cannot exec ~/foreign: exec format error", "exec", nix::errno::Errno::ENOEXEC),
         (
             "script",
             "cannot exec ~/script: cannot exec the interpreter it names: no such file or directory (stage interpreter)",

@@ -103,7 +103,10 @@ pub fn check(files: &[PathBuf], flags: &Overrides, own: &Env) -> (Problems, Vec<
         let flags = Flags::default();
         let cwd = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
         let root = crate::sys::process::effective_uid() == 0;
-        match supervisord(&Setting { file, flags: &flags, env: own, cwd: &cwd, root, seen_in: None }) {
+        let file = std::path::absolute(file).unwrap_or_else(|_| file.to_path_buf());
+        // That of a home has other rules than supervisord's own.
+        let seen_in = file.parent().filter(|_| file.ends_with("supervisor.conf"));
+        match supervisord(&Setting { file: &file, flags: &flags, env: own, cwd: &cwd, root, seen_in }) {
             Ok(conf) => warnings.extend(conf.warnings),
             Err(wrong) => problems.0.extend(wrong.0),
         }
