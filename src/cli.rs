@@ -40,16 +40,44 @@ struct Cli {
 #[derive(Args, Clone, Serialize, Deserialize)]
 struct Places {
     /// The settings file [default: /etc/hob.toml as root, else $XDG_CONFIG_HOME/hob/hob.toml]
-    #[arg(long, global = true, value_name = "FILE", env = "HOB_CONFIG", hide_env_values = true)]
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Paths",
+        value_name = "FILE",
+        env = "HOB_CONFIG",
+        hide_env_values = true
+    )]
     config: Option<PathBuf>,
     /// The control socket [default: /run/hob/hob.sock as root, else $XDG_RUNTIME_DIR/hob/hob.sock]
-    #[arg(long, global = true, value_name = "FILE", env = "HOB_SOCKET", hide_env_values = true)]
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Paths",
+        value_name = "FILE",
+        env = "HOB_SOCKET",
+        hide_env_values = true
+    )]
     socket: Option<PathBuf>,
     /// Where hob keeps what it must remember [default: /var/lib/hob as root, else $XDG_STATE_HOME/hob]
-    #[arg(long, global = true, value_name = "DIR", env = "HOB_STATE_DIR", hide_env_values = true)]
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Paths",
+        value_name = "DIR",
+        env = "HOB_STATE_DIR",
+        hide_env_values = true
+    )]
     state_dir: Option<PathBuf>,
     /// Where the logs are [default: /var/log/supervisor as root, else $XDG_STATE_HOME/hob/log]
-    #[arg(long, global = true, value_name = "DIR", env = "HOB_LOG_DIR", hide_env_values = true)]
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Paths",
+        value_name = "DIR",
+        env = "HOB_LOG_DIR",
+        hide_env_values = true
+    )]
     log_dir: Option<PathBuf>,
 }
 
@@ -77,11 +105,13 @@ enum Command {
     },
     /// Build a tree and run it in the foreground
     Up {
+        /// The tree: where the dotcloud.yml is
         #[arg(default_value = ".", value_name = "DIR")]
         dir: PathBuf,
     },
     /// Build a tree, and print where the built homes are
     Build {
+        /// The tree: where the dotcloud.yml is
         #[arg(default_value = ".", value_name = "DIR")]
         dir: PathBuf,
         /// Where to build: the home itself for one service, a folder of homes for several
@@ -95,12 +125,14 @@ enum Command {
     Deploying(Deploying),
     /// Show the processes; exit status 3 if one that is named is not running
     Status {
+        /// Which ones, in any form that `hob help start` shows; all if none is named
         names: Vec<String>,
         #[command(flatten)]
         json: Json,
     },
     /// Tell the story of a process: why it is in its state, and what comes next
     Why {
+        /// Which ones, in any form that `hob help start` shows
         #[arg(required = true)]
         names: Vec<String>,
         #[command(flatten)]
@@ -138,6 +170,7 @@ enum Command {
     Signal {
         /// A name such as HUP, or a number
         signal: String,
+        /// Which ones, in any form that `hob help start` shows
         #[arg(required = true)]
         names: Vec<String>,
         #[command(flatten)]
@@ -145,6 +178,7 @@ enum Command {
     },
     /// Show the last lines of every file in the log directory, or of those named
     Logs {
+        /// Processes, in any form that `hob help start` shows, or files there such as access.log; all if none is named
         names: Vec<String>,
         /// Go on with what is written from now on
         #[arg(short, long)]
@@ -163,6 +197,7 @@ enum Command {
         /// The service or instance; may be left out when there is only one
         #[arg(value_name = "SVC[.N]")]
         instance: Option<String>,
+        /// The command [default: a login shell]
         #[arg(last = true, value_name = "CMD")]
         command: Vec<OsString>,
     },
@@ -177,6 +212,7 @@ enum Command {
     },
     /// Show what runs where
     Info {
+        /// A service or an instance; all if none is named
         #[arg(value_name = "SVC")]
         service: Option<String>,
         #[command(flatten)]
@@ -184,6 +220,7 @@ enum Command {
     },
     /// Print the URLs of http ports
     Url {
+        /// A service or an instance; all if none is named
         #[arg(value_name = "SVC")]
         service: Option<String>,
         #[command(flatten)]
@@ -198,7 +235,7 @@ enum Command {
     Reload,
     /// Let the running daemon become the hob that is on disk now; processes do not notice
     Upgrade,
-    /// Check dotcloud.yml and hob.toml files, and show all errors at once
+    /// Check dotcloud.yml, hob.toml and supervisord.conf files, and show all errors at once
     Check {
         /// A directory stands for its dotcloud.yml [default: ./dotcloud.yml, and the settings file if there is one]
         files: Vec<PathBuf>,
@@ -213,7 +250,9 @@ enum Command {
     },
     /// Run a command that daemonizes, and pass every signal on to the process its pid file names
     Pidproxy {
+        /// The file that the daemon writes its pid to
         pidfile: PathBuf,
+        /// What starts the daemon, with its arguments
         #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
         command: Vec<OsString>,
     },
@@ -326,6 +365,10 @@ fn run(cli: Cli) -> Result<i32, Failed> {
     };
     match cli.command {
         Command::Boot { command, .. } if !command.is_empty() => Ok(init::main(&command)),
+        // An entry point of a container whose command is missing.
+        Command::Boot { .. } if std::env::args_os().next_back().is_some_and(|word| word == "--") => {
+            Err(usage("there is no command behind --: hob boot -- COMMAND [ARGS...]".into()))
+        }
         Command::Boot { home, file, service, .. } => {
             hold_signals();
             let source = match home {

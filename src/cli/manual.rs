@@ -18,7 +18,17 @@ pub fn page(command: clap::Command) -> String {
             let _ = man.render_subcommands_section(&mut out);
         }
     }
-    String::from_utf8_lossy(&out).into_owned() + END
+    // All commands are on this page, and none has one of its own.
+    let mut text = String::from_utf8_lossy(&out).into_owned();
+    let mut inline = |command: &clap::Command, prefix: &str| {
+        for sub in command.get_subcommands().chain([&clap::Command::new("help")]) {
+            let name = sub.get_name().replace('-', r"\-");
+            text = text.replace(&format!("\n{prefix}\\-{name}(1)\n"), &format!("\n{} {name}\n", command.get_name()));
+        }
+    };
+    inline(&command, "hob");
+    command.get_subcommands().filter(|sub| sub.has_subcommands()).for_each(|sub| inline(sub, sub.get_name()));
+    text + END
 }
 
 /// What the table does not know.
