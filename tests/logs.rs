@@ -412,7 +412,14 @@ fn logs_f_follows_over_rotation_and_files_that_appear_later() {
     let want: Vec<u64> = (first..4000).collect();
     assert!(numbers == want, "{} lines from {first}, wanted {}", numbers.len(), want.len());
     drop(follow);
-    hob.shutdown();
+    let ran = hob.ok(&["logs", "--json", "-n", "1", "access.log"]);
+    assert_eq!(ran.json(), serde_json::json!({"name": "access", "line": "GET /later"}));
+    // A process that has written nothing has no file; a name of nothing is a mistake, without a daemon as well.
+    assert_eq!(hob.ok(&["logs", "idle"]).out, "");
+    hob.hob(&["logs", "acess.log"]).expect(1).says("no log \"acess\"").says("no process \"acess.log\"");
+    let home = hob.shutdown().into_home();
+    assert_eq!(run(&mut home.command(&["logs", "-n", "1", "access"])).expect(0).out, "[access] GET /later\n");
+    run(&mut home.command(&["logs", "acess"])).expect(1).says("no log \"acess\"");
 }
 
 #[test]

@@ -76,6 +76,8 @@ fn signal_reaches_the_process_by_name() {
         (got.contains("USR1\n") && got.contains("HUP\n")).then_some(())
     });
     hob.hob(&["signal", "NONSENSE", "one"]).expect(2).says("NONSENSE");
+    hob.ok(&["stop", "one"]);
+    hob.hob(&["signal", "USR1", "one"]).expect(3).says("not running");
     hob.shutdown();
 }
 
@@ -438,13 +440,20 @@ fn a_second_term_shortens_the_grace_to_a_second() {
 #[test]
 fn relayed_signals_reach_the_named_processes_and_others_are_ignored() {
     let hob = Home::with("one: {prop} signals {home}/one\ntwo: {prop} signals {home}/two")
-        .settings("[relay_signals]\nUSR1 = [\"one\"]\n")
+        .settings("[relay_signals]\nUSR1 = [\"one\"]\nALRM = [\"two\"]\n40 = [\"two\"]\n")
         .boot();
     for name in ["one", "two"] {
         wait_for("handlers", || fs::read_to_string(hob.home.at(name)).ok().filter(|t| t.contains("begin")));
     }
     hob.signal(Signal::SIGUSR1);
-    hob.signal(Signal::SIGWINCH);
+    // What nobody has asked for is ignored, also where the kernel would end any other process for it.
+    for signal in [Signal::SIGWINCH, Signal::SIGIO, Signal::SIGPWR, Signal::SIGVTALRM, Signal::SIGXFSZ] {
+        hob.signal(signal);
+    }
+    hob.signal(Signal::SIGALRM);
+    wait_for("the other one", || fs::read_to_string(hob.home.at("two")).ok().filter(|t| t.contains("ALRM\n")));
+    sh_ok(&format!("kill -40 {0} && kill -41 {0}", hob.pid));
+    wait_for("a real-time signal", || fs::read_to_string(hob.home.at("two")).ok().filter(|t| t.contains("RT\n")));
     wait_for("the relayed signal", || fs::read_to_string(hob.home.at("one")).ok().filter(|t| t.contains("USR1")));
     assert!(!fs::read_to_string(hob.home.at("two")).expect("there").contains("USR1"));
     assert!(hob.is_alive());

@@ -271,6 +271,12 @@ pub fn name_of(folder: &Path, path: &Path) -> Option<String> {
     Some(name.strip_suffix(".log").unwrap_or(&name).to_owned())
 }
 
+/// Whether a log of that name is there.
+pub fn is_there(folder: &Path, name: &str) -> bool {
+    let wanted = Wanted { names: vec![name.to_owned()], ..Wanted::default() };
+    files(folder).iter().any(|path| is_wanted(folder, path, &wanted).is_some())
+}
+
 fn is_wanted(folder: &Path, path: &Path, wanted: &Wanted) -> Option<String> {
     let name = name_of(folder, path)?;
     let base = name.rsplit('/').next().unwrap_or(&name);
