@@ -336,6 +336,12 @@ pub fn main() -> ! {
     if args.peek().is_some_and(|word| word == "boot") {
         hold_signals();
     }
+    // Set and empty, as a compose file leaves them, is not set.
+    for name in ["HOB_CONFIG", "HOB_SOCKET", "HOB_STATE_DIR", "HOB_LOG_DIR", "HOB_HOME"] {
+        if std::env::var_os(name).is_some_and(|value| value.is_empty()) {
+            sys::process::take_variable(name);
+        }
+    }
     let cli = Cli::parse();
     finish(run(cli))
 }
