@@ -320,6 +320,12 @@ pub fn main() -> ! {
         let words: Vec<OsString> = args.collect();
         std::process::exit(crate::supervisord::main(&name, &words, roles()));
     }
+    // Set to nothing, as in an image that only names them, is not set.
+    for name in ["HOB_CONFIG", "HOB_SOCKET", "HOB_STATE_DIR", "HOB_LOG_DIR", "HOB_HOME"] {
+        if std::env::var_os(name).is_some_and(|value| value.is_empty()) {
+            let _ = sys::process::take_variable(name);
+        }
+    }
     let mut args = args.peekable();
     if args.next_if(|word| word == launch::STUB).is_some() {
         std::process::exit(launch::exec_stub(args));
@@ -329,6 +335,12 @@ pub fn main() -> ! {
     }
     if args.peek().is_some_and(|word| word == "boot") {
         hold_signals();
+    }
+    // Set and empty, as a compose file leaves them, is not set.
+    for name in ["HOB_CONFIG", "HOB_SOCKET", "HOB_STATE_DIR", "HOB_LOG_DIR", "HOB_HOME"] {
+        if std::env::var_os(name).is_some_and(|value| value.is_empty()) {
+            sys::process::take_variable(name);
+        }
     }
     let cli = Cli::parse();
     finish(run(cli))
@@ -548,7 +560,8 @@ fn logs(places: &Places, names: &[String], wanted: tail::Wanted, json: bool) -> 
 
 /// A moment as Unix time: so long ago, or a date with or without a zone.
 fn since(text: &str) -> Result<Duration, String> {
-    let at = if let Ok(ago) = text.parse::<jiff::SignedDuration>() {
+    let ago = config::duration(text).ok().or_else(|| text.parse::<jiff::SignedDuration>().ok()?.try_into().ok());
+    let at = if let Some(ago) = ago {
         jiff::Timestamp::now().checked_sub(ago).ok()
     } else if let Ok(at) = text.parse::<jiff::Timestamp>() {
         Some(at)
@@ -613,6 +626,7 @@ mod tests {
         let now = sys::clock::wall();
         let ago = |text: &str| now.saturating_sub(since(text).expect("a time")).as_secs();
         assert!((599..=600).contains(&ago("10m")) && (7199..=7200).contains(&ago("2h")));
+        assert!((86399..=86400).contains(&ago("1d")) && (5399..=5400).contains(&ago("1 hour 30 mins")));
         assert_eq!(since("1970-01-02T00:00:00Z"), Ok(Duration::from_secs(86400)));
         assert!(since("2026-01-31 12:00").is_ok() && since("2026-01-31").is_ok());
         assert!(since("soon").is_err() && since("").is_err() && since("1960-01-01T00:00:00Z").is_err());

@@ -382,8 +382,11 @@ fn version_help_and_completions_work_without_a_daemon() {
     for shell in ["bash", "zsh", "fish"] {
         run(&mut home.command(&["completions", shell])).expect(0).says("boot");
     }
+    let empty = ["HOB_CONFIG", "HOB_SOCKET", "HOB_STATE_DIR", "HOB_LOG_DIR", "HOB_HOME"].map(|name| (name, ""));
+    run(home.command(&["completions", "bash"]).envs(empty)).expect(0);
     run(&mut home.command(&["frobnicate"])).expect(2).says("frobnicate");
     run(&mut home.command(&["boot", "--no-such-flag"])).expect(2);
+    run(home.command(&["--version"]).env("HOB_CONFIG", "").env("HOB_SOCKET", "")).expect(0);
     // An entry point whose command is missing, and output that goes nowhere.
     run(&mut home.command(&["boot", "--"])).expect(2).says("no command");
     sh(&format!("{} completions bash > /dev/full", hob_bin())).expect(111).says("no space left");

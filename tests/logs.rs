@@ -290,6 +290,14 @@ fn last_words_and_the_end_that_come_together_end_the_log_too() {
 }
 
 #[test]
+fn a_limit_of_the_size_of_files_is_told_and_ends_no_logger() {
+    let hob = Home::with("one: {prop} count 4000 0 0").under(&["prlimit", "--fsize=20000", "--"]).boot();
+    wait_for("the trouble", || hob.process("one").0["troubles"].to_string().contains("file too large").then_some(()));
+    never_for(Duration::from_millis(500), "the logger ends", || hob.err().contains("the logger ended"));
+    hob.shutdown();
+}
+
+#[test]
 fn a_full_disk_takes_the_oldest_rotated_files_first() {
     if !need("root") {
         return;

@@ -88,6 +88,8 @@ fn a_missing_program_is_fatal_at_once_with_the_reason() {
     let why = format!("{} {}", fatal.why(), fatal.last_exit());
     assert!(why.contains("no such file") && why.contains("missing"), "{fatal:?}");
     assert!(!why.contains("127"), "{fatal:?}");
+    let many: Vec<&str> = ["status"].into_iter().chain(["www"; 700]).collect();
+    assert_eq!(hob.hob(&many).expect(3).out.lines().count(), 2);
     let ran = hob.hob(&["status", "www"]).expect(3);
     assert!(ran.out.contains("no such file"), "{ran:?}");
     never_for(Duration::from_millis(1500), "another try", || hob.process("www").restarts() > 0);

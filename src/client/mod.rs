@@ -28,8 +28,7 @@ type Answer = Result<i32, Failed>;
 
 /// The table of processes; 3 if one that was named is not running.
 pub fn status(daemon: &Daemon, names: &[String], as_json: bool) -> Answer {
-    let (processes, same_namespace): (Vec<Process>, bool) =
-        daemon.get_with_namespace(&format!("/v1/processes{}", query("name", names)))?;
+    let (processes, same_namespace) = processes(daemon, names)?;
     let usages = if same_namespace { usages(&processes) } else { processes.iter().map(|_| None).collect() };
     if as_json {
         let with_usage = |(process, usage): (_, &Option<Usage>)| WithUsage {
@@ -47,6 +46,23 @@ pub fn status(daemon: &Daemon, names: &[String], as_json: bool) -> Answer {
     let all_run = processes.iter().all(|p| p.state == "RUNNING");
     Ok(if names.is_empty() || all_run { 0 } else { 3 })
 }
+
+/// Those that are named, or all; and whether their pids mean the same to us.
+fn processes(daemon: &Daemon, names: &[String]) -> Result<(Vec<Process>, bool), Failed> {
+    let ask = |names: &[String]| daemon.get_with_namespace(&format!("/v1/processes{}", query("name", names)));
+    let mut parts = names.chunks(NAMES_AT_ONCE);
+    let (mut found, same_namespace): (Vec<Process>, bool) = ask(parts.next().unwrap_or_default())?;
+    for part in parts {
+        let (more, _) = ask(part)?;
+        let is_new = |process: &Process| found.iter().all(|known| known.name != process.name);
+        let more: Vec<Process> = more.into_iter().filter(is_new).collect();
+        found.extend(more);
+    }
+    Ok((found, same_namespace))
+}
+
+/// A request line has 8 KiB at most, and a name some 130 bytes.
+const NAMES_AT_ONCE: usize = 50;
 
 fn status_rows(processes: &[Process], usages: &[Option<Usage>]) -> Vec<Vec<String>> {
     let header = ["NAME", "STATE", "PID", "UPTIME", "RESTARTS", "CPU", "MEM", "LAST EXIT"];
@@ -169,7 +185,7 @@ pub fn act(daemon: &Daemon, act: &Act<'_>) -> Answer {
 
 /// One after the other; the first that does not come back ends it, and the others stay as they are.
 pub fn roll(daemon: &Daemon, names: &[String], timeout: Option<f64>, json: bool) -> Answer {
-    let processes: Vec<Process> = daemon.get(&format!("/v1/processes{}", query("name", names)))?;
+    let (processes, _) = processes(daemon, names)?;
     let names: Vec<String> = processes.iter().map(|p| format!("{}:{}", p.group, p.process)).collect();
     for (nth, name) in names.iter().enumerate() {
         let names_of_one = std::slice::from_ref(name);

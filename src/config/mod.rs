@@ -47,6 +47,7 @@ pub use command::classify as command_kind;
 pub use environ::{Env, build_env, environment_files, from_elsewhere, own_env, variable_part};
 pub use expand::clean as clean_path;
 pub use flags::{Flags, usage as supervisord_usage};
+pub use kinds::duration;
 pub use ports::Ports;
 pub use search::{find as find_supervisord_conf, places as supervisord_conf_places};
 pub use settings::{DEFAULT_USER, HomeMode, Overrides, Settings, settings};

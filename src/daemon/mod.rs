@@ -685,8 +685,9 @@ impl Daemon {
                 self.deployed = self.deployed_next;
                 self.feed(Event::Plan(plan));
                 self.tidy_at = Some(now() + TIDY_AFTER);
-                self.manager.say(&format!("READY=1\nSTATUS={count} processes"));
-                Ok(format!("{count} processes"))
+                let count = format!("{count} process{}", if count == 1 { "" } else { "es" });
+                self.manager.say(&format!("READY=1\nSTATUS={count}"));
+                Ok(count)
             }
             Err(refusal) => {
                 // Said plainly, without a log prefix: it is what the person who typed the command waits for.
