@@ -275,6 +275,9 @@ pub struct Spec {
     pub pidfile: Option<PathBuf>,
     pub log: LogSpec,
     pub program: Option<Box<Program>>,
+    /// hob itself has added it, to serve the others: `exit_when` does not look at it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_helper: bool,
 }
 
 /// A command line as it was written, and what was understood of it.

@@ -174,6 +174,7 @@ fn run(
             let read = read(&config::own_env());
             done(read.map(with_main).map_err(|problems| Refusal { errors: told(&problems), status: 2 }));
         }),
+        far_off: Box::new(Vec::new),
         booted: serde_json::Value::Null,
         supervisord: Some(given),
         deployed: false,

@@ -24,6 +24,7 @@ mod many;
 mod measured;
 mod migrate;
 mod page;
+mod panics;
 mod pid1;
 mod pidproxy;
 mod power_cut;

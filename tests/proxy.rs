@@ -271,6 +271,39 @@ fn the_public_port_stays_when_a_service_is_scaled_up_and_down() {
 }
 
 #[test]
+fn hob_ends_with_the_processes_of_the_user_whatever_haproxy_does_and_not_during_a_push() {
+    if !need("haproxy") {
+        return;
+    }
+    let (mut hob, _) = site("exit_when = \"all-exited\"", &["www"], 2);
+    // No ports: the one that every service has then.
+    let yml = "www:\n  type: custom\n  instances: 2\n  process: {command: sleep 1000, autorestart: false}\n";
+    let dir = tree(&hob, "sleeps", &[("dotcloud.yml", yml)]);
+    hob.ok(&["push", &dir]);
+    hob.ok(&["push", &dir]);
+    hob.ok(&["scale", "www=1"]);
+    hob.ok(&["scale", "www=2"]);
+    let haproxy = hob.running("haproxy");
+    for name in ["www.0:www", "www.1:www"] {
+        let _ = kill(Pid::from_raw(hob.running(name)), Signal::SIGTERM);
+    }
+    assert_eq!(hob.wait_end(), 128 + 15);
+    assert!(!lives(haproxy));
+    hob.nothing_is_left();
+}
+
+#[test]
+fn a_service_without_any_port_has_no_haproxy_however_many_there_are() {
+    let (hob, _) = site("", &["www"], 3);
+    let yml = "www:\n  type: custom\n  instances: 3\n  ports: {}\n  process: sleep 1000\n";
+    hob.ok(&["push", &tree(&hob, "workers", &[("dotcloud.yml", yml)])]);
+    let names: Vec<String> = hob.status().iter().map(|process| process.name().to_owned()).collect();
+    assert_eq!(names, ["www.0:www", "www.1:www", "www.2:www"]);
+    assert!(!hob.home.beside("state/haproxy").exists());
+    hob.shutdown();
+}
+
+#[test]
 fn with_proxy_always_requests_wait_while_the_only_instance_is_replaced() {
     if !need_all(&["haproxy", "python3"]) {
         return;

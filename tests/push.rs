@@ -160,7 +160,7 @@ fn whatever_goes_wrong_the_old_release_goes_on() {
     let good = current(&hob);
     let worker = "www:\n  type: custom\n  buildscript: builder\n  process: ";
     let cases: &[Failing<'_>] = &[
-        ("no builder", &[("dotcloud.yml", YML)], &["cannot find the buildscript \"builder\""]),
+        ("no builder", &[("dotcloud.yml", YML)], &["cannot find the buildscript \"builder\" in {dir}/bad;"]),
         (
             "a failing builder",
             &[("dotcloud.yml", YML), ("builder", "echo before\necho ${PORT_WWW:?}\n")],
@@ -212,7 +212,7 @@ fn whatever_goes_wrong_the_old_release_goes_on() {
             ],
             &["nothing accepts connections on port 428", "within 8 s"],
         ),
-        ("a bad file", &[("dotcloud.yml", "www:\n  type: cusotm\n")], &["custom"]),
+        ("a bad file", &[("dotcloud.yml", "www:\n  type: cusotm\n")], &["{dir}/bad/dotcloud.yml:2:9: ", "custom"]),
         ("another type alone", &[("dotcloud.yml", "www:\n  type: python\n")], &["no custom service"]),
     ];
     for (what, files, words) in cases {
@@ -221,9 +221,13 @@ fn whatever_goes_wrong_the_old_release_goes_on() {
         let ran = hob.hob(&["push", &dir]);
         let expected = if *what == "a bad file" || *what == "another type alone" { 2 } else { 1 };
         assert_eq!(ran.code, expected, "{what}: {}", ran.both());
-        for word in *words {
-            assert!(ran.err.contains(word), "{what}: {word:?} is not in {}", ran.err);
+        for word in words.iter().map(|word| hob.home.fill(word)) {
+            assert!(ran.err.contains(&word), "{what}: {word:?} is not in {}", ran.err);
         }
+        let serves = format!("nothing new was deployed: {good} goes on serving");
+        assert_eq!(ran.err.lines().last(), Some(format!("hob: {serves}").as_str()), "{what}");
+        let dlogs = hob.ok(&["dlogs", "latest"]).out;
+        assert!(dlogs.trim_end().ends_with(&format!("--> {serves}")), "{what}: {dlogs}");
         runs(&hob, "www", "good");
         if !what.starts_with("a p") {
             assert_eq!(hob.running("www"), before, "{what}: it was not even touched");
@@ -238,6 +242,33 @@ fn whatever_goes_wrong_the_old_release_goes_on() {
     let list = hob.ok(&["revisions"]).out;
     assert!(list.contains("failed") && list.contains("exited with code"), "{list}");
     hob.shutdown();
+}
+
+#[test]
+fn a_first_push_that_fails_says_that_nothing_was_running_before() {
+    let hob = daemon("");
+    let dir = tree(&hob, "bad", &[("dotcloud.yml", YML), ("builder", "exit 4\n")]);
+    let ran = hob.hob(&["push", &dir]).expect(1);
+    assert_eq!(ran.err.lines().last(), Some("hob: nothing new was deployed: nothing was running before"));
+    hob.shutdown();
+}
+
+#[test]
+fn a_release_that_is_fatal_is_taken_back_before_exit_when_ends_hob() {
+    let mut hob = daemon("exit_when = \"any-fatal\"");
+    hob.ok(&["push", &version(&hob, "good")]);
+    let fatal = "www:\n  type: custom\n  process: {command: 'exit 3', startretries: 0, startsecs: 1}\n";
+    hob.hob(&["push", &tree(&hob, "bad", &[("dotcloud.yml", fatal)])]).expect(1).says("FATAL");
+    runs(&hob, "www", "good");
+    // The rule holds again afterwards.
+    let later =
+        "www:\n  type: custom\n  process: {command: 'test -e {dir}/go && sleep 1000; exit 3', startretries: 0}\n";
+    fs::write(hob.home.beside("go"), "").expect("written");
+    hob.ok(&["push", &tree(&hob, "later", &[("dotcloud.yml", later)])]);
+    fs::remove_file(hob.home.beside("go")).expect("it was there");
+    hob.ok(&["signal", "TERM", "www"]);
+    assert_eq!(hob.wait_end(), 3);
+    hob.nothing_is_left();
 }
 
 #[test]

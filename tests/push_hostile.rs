@@ -47,6 +47,8 @@ fn what_postinstall_leaves_running_holds_nobody_up_and_ends_with_its_release() {
     assert_eq!(with(&hob, "later").len(), 1);
     hob.ok(&["destroy", "www", "--yes"]);
     assert_eq!(with(&hob, "later"), [0; 0]);
+    // Nor does it outlive hob, be it deaf or not.
+    hob.ok(&["push", &tree(&hob, "one", &[("dotcloud.yml", yml), ("postinstall+", leaves)])]);
     hob.shutdown();
 }
 

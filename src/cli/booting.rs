@@ -95,6 +95,10 @@ fn options(booted: Booted, first: Option<Settings>) -> daemon::Options {
         booted: serde_json::to_value(&booted).unwrap_or_default(),
         supervisord: None,
         deployed: matches!(booted.source, Source::Deployed),
+        far_off: Box::new({
+            let state_dir = booted.state_dir.clone();
+            move || release::background::of_all(&state_dir)
+        }),
         make_plan: make_plan(booted, first),
     }
 }

@@ -277,6 +277,7 @@ impl Maker<'_> {
                 reach: Reach::Everything,
             },
             program: None,
+            is_helper: false,
             ready,
             health,
             memory_limit: options.memory_limit,

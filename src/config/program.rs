@@ -413,6 +413,7 @@ fn process(
         pidfile,
         log,
         program: Some(Box::new(program)),
+        is_helper: false,
     }
 }
 

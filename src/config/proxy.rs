@@ -125,6 +125,7 @@ pub fn add_to(plan: &mut Plan, settings: &Settings, own: &Env) {
         // Requests under way get an answer.
         stop: Stop { signal: libc::SIGUSR1, wait: STOP_WITHIN, drain: Duration::ZERO, reach: Reach::Everything },
         program: None,
+        is_helper: true,
         ready: None,
         health: None,
         pidfile: None,

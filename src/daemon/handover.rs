@@ -10,7 +10,7 @@
 //! one when it has ended; meanwhile what programs write stays in the pipes.
 
 use std::collections::BTreeMap;
-use std::ffi::{CString, OsString};
+use std::ffi::{CStr, CString, OsString};
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -28,6 +28,7 @@ use super::logs::{self, Logs};
 use super::marks::{Marks, Owner};
 use super::predecessor::{self, Predecessor, Registration};
 use super::readiness::{self, Readiness};
+use super::rescue::Rescued;
 use super::stops::Sweep;
 use super::{Daemon, LOGGER, NOTIFY, Options, now};
 use crate::control::{self, Control, Ticket};
@@ -58,6 +59,8 @@ pub struct State {
     pub(super) born: Time,
     pub(super) upgrades: u32,
     pub(super) exit_status: i32,
+    #[serde(default)]
+    pub(super) rescued: Option<Rescued>,
 }
 
 /// The one shape that is written and read; the table in it has its own.
@@ -108,6 +111,7 @@ pub(super) struct Rest {
     pub born: Time,
     pub upgrades: u32,
     pub exit_status: i32,
+    pub rescued: Option<Rescued>,
 }
 
 impl Kept {
@@ -140,6 +144,7 @@ impl Kept {
                 born,
                 upgrades: 0,
                 exit_status: 0,
+                rescued: None,
             },
         })
     }
@@ -165,6 +170,7 @@ impl Kept {
                 born: state.born,
                 upgrades: state.upgrades,
                 exit_status: state.exit_status,
+                rescued: state.rescued,
             },
         })
     }
@@ -188,9 +194,12 @@ struct Question {
 
 impl Daemon {
     /// Goes on where the binary before this one has stopped.
-    pub(super) fn go_on(&mut self) {
+    pub(super) fn go_on(&mut self, rescued: Option<Rescued>) {
         // What died in between is reaped before anything is done about it.
         self.reap();
+        if let Some(rescued) = rescued {
+            self.settle_after_panic(rescued);
+        }
         let ids: Vec<ProcessId> = self.supervisor.processes().map(|process| process.id()).collect();
         for id in &ids {
             self.mind_memory(*id);
@@ -220,7 +229,7 @@ impl Daemon {
     /// Has the binary on disk look at a copy of the state.
     fn ask_next(&self) -> io::Result<Question> {
         let next = self.next_binary()?;
-        let (state, _lent) = self.state()?;
+        let (state, _lent) = self.state(None)?;
         let (rx, tx) = io::pipe()?;
         sys::fd::set_nonblocking(&rx)?;
         let words = [next, CString::from(CHECK), CString::new(state.as_raw_fd().to_string())?];
@@ -326,21 +335,25 @@ impl Daemon {
         if let Some(control) = &mut self.control {
             control.part("hob is being upgraded: ask again");
         }
-        let go = || -> io::Result<io::Error> {
-            let next = self.next_binary()?;
-            let (state, mut lent) = self.state()?;
-            lent.lend(&state);
-            let words: Vec<CString> =
-                std::env::args_os().filter_map(|word| CString::new(word.into_vec()).ok()).collect();
-            let environment = own_environment(Some(state.as_fd()));
-            // They stay blocked until the next binary has its handlers: none is lost, and none ends it.
-            let _held = sigwait::hold()?;
-            lent.keep(true)?;
-            let why = sys::process::become_program(&next, &words, &environment);
-            lent.keep(false)?;
-            Ok(why)
-        };
-        go().unwrap_or_else(|why| why)
+        self.next_binary().and_then(|next| self.become_file(&next, None)).unwrap_or_else(|why| why)
+    }
+
+    /// As `become_next`, with the binary that runs now, whatever there is on disk.
+    pub(super) fn become_again(&self, rescued: Rescued) -> io::Error {
+        self.become_file(c"/proc/self/exe", Some(rescued)).unwrap_or_else(|why| why)
+    }
+
+    fn become_file(&self, file: &CStr, rescued: Option<Rescued>) -> io::Result<io::Error> {
+        let (state, mut lent) = self.state(rescued)?;
+        lent.lend(&state);
+        let words: Vec<CString> = std::env::args_os().filter_map(|word| CString::new(word.into_vec()).ok()).collect();
+        let environment = own_environment(Some(state.as_fd()));
+        // They stay blocked until the next binary has its handlers: none is lost, and none ends it.
+        let _held = sigwait::hold()?;
+        lent.keep(true)?;
+        let why = sys::process::become_program(file, &words, &environment);
+        lent.keep(false)?;
+        Ok(why)
     }
 
     /// The path that this binary was started from; there may be another file by now.
@@ -349,9 +362,10 @@ impl Daemon {
         Ok(CString::new(path.as_os_str().as_bytes())?)
     }
 
-    fn state(&self) -> io::Result<(File, Lent<'_>)> {
+    fn state(&self, rescued: Option<Rescued>) -> io::Result<(File, Lent<'_>)> {
         let mut lent = Lent::default();
-        let Some(control) = &self.control else { return Err(io::Error::other("a client is being served")) };
+        let control = self.control.as_deref().or_else(|| self.control_lent.look());
+        let Some(control) = control else { return Err(io::Error::other("a client is being served")) };
         let state = State {
             version: Version,
             booted: self.options.booted.clone(),
@@ -368,8 +382,9 @@ impl Daemon {
             nonce: self.marks.nonce(),
             nofile: self.nofile,
             born: self.born,
-            upgrades: self.upgrades + 1,
+            upgrades: self.upgrades + u32::from(rescued.is_none()),
             exit_status: self.exit_status,
+            rescued,
         };
         let mut file = sys::fd::memory_file()?;
         file.write_all(&serde_json::to_vec(&state)?)?;

@@ -82,7 +82,7 @@ impl Host for Daemon {
         self.reload_tickets.push(ticket);
         self.deployed_next = deployed.unwrap_or(self.deployed);
         if let Err(why) = self.plan(true) {
-            self.answer_reload(&Err(vec![format!("cannot reload: {why}")]));
+            self.reload_failed = Some(format!("cannot reload: {why}"));
         }
     }
 

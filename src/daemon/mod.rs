@@ -28,6 +28,7 @@ mod oom;
 mod planner;
 mod predecessor;
 mod readiness;
+mod rescue;
 mod starts;
 mod stdio;
 mod stops;
@@ -40,7 +41,10 @@ use std::time::Duration;
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
-use signal_hook::consts::signal::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
+use signal_hook::consts::signal::{
+    SIGALRM, SIGCHLD, SIGHUP, SIGINT, SIGIO, SIGPROF, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGVTALRM, SIGWINCH, SIGXCPU,
+    SIGXFSZ,
+};
 use signal_hook_mio::v1_0::Signals;
 
 pub use self::conductor::Given;
@@ -57,13 +61,16 @@ use self::marks::Marks;
 use self::planner::Planner;
 use self::predecessor::{Predecessor, Registration};
 use self::readiness::Readiness;
+use self::rescue::Rescued;
 use self::stops::{Ending, Sweep};
-use crate::control::{Control, GroupError, Host, LogQuery, Tail, Ticket};
-use crate::plan::{Plan, Probe, Reach, Server};
-use crate::supervisor::event::{Action, Change, Event, Exit, Job, Phase, ProcessId, Run, Time, signal_name};
+use crate::control::{Control, Host, LogQuery, Tail, Ticket};
+use crate::plan::{Plan, Probe, Server};
+use crate::supervisor::event::{Action, Change, Event, Job, Phase, ProcessId, Run, Time, signal_name};
 use crate::supervisor::{Process, Supervisor};
 use crate::sys;
+use crate::sys::proc::Stat;
 use crate::sys::process::Pid;
+use crate::sys::rescue::{Watched, Whereabouts};
 
 /// What the daemon needs to be told; everything else is in the plan.
 pub struct Options {
@@ -79,6 +86,8 @@ pub struct Options {
     /// Whether the first plan is that of what was deployed, and not of a home.
     pub deployed: bool,
     pub make_plan: Box<MakePlan>,
+    /// What runs for hob and is none of its children: it ends with it.
+    pub far_off: Box<dyn Fn() -> Vec<Stat>>,
     /// What the next binary has to be told of the command line and the settings, after an upgrade.
     pub booted: serde_json::Value,
     /// For the daemon that supervisord is: it has read its configuration already.
@@ -96,12 +105,16 @@ pub struct Roles {
 
 /// Runs until there is nothing left to do; returns the exit status. Errors of the start alone are reported as such.
 pub fn boot(options: Options) -> io::Result<i32> {
-    Daemon::new(options, None)?.run()
+    run(Daemon::new(options, None)?)
 }
 
 /// As `boot`, from what the binary before this one has handed over.
 pub fn resume(options: Options, state: handover::State) -> io::Result<i32> {
-    Daemon::new(options, Some(state))?.run()
+    run(Daemon::new(options, Some(state))?)
+}
+
+fn run(daemon: Daemon) -> io::Result<i32> {
+    Watched::new(daemon, |panic| messages::say(&format!("hob: {panic}")), Daemon::rescue).run()
 }
 
 struct Daemon {
@@ -114,12 +127,15 @@ struct Daemon {
     readiness: Readiness,
     manager: Manager,
     /// Out of its place only while it is being called.
-    control: Option<Control>,
+    control: Option<Box<Control>>,
+    control_lent: Whereabouts<Control>,
     planner: Option<Planner>,
     /// In supervisord's mode only.
     conductor: Option<Box<Conductor>>,
     /// Who waits for the plan that is being made.
     reload_tickets: Vec<Ticket>,
+    /// Why none is being made for them; told when nobody is in the middle of something.
+    reload_failed: Option<String>,
     /// Asked for while one was being made, which may have read the files before they were changed.
     reload_after: Option<ReloadAfter>,
     /// Whether the plan is that of what was deployed.
@@ -135,6 +151,8 @@ struct Daemon {
     has_launchers: bool,
     /// Forked to stream logs to a client.
     streamers: Vec<Pid>,
+    /// Of what runs for hob and is none of its children, what has not ended yet.
+    far_off: Vec<Stat>,
     fetches: Fetches,
     ending: Ending,
     /// When to give back the memory that a plan has taken.
@@ -145,6 +163,10 @@ struct Daemon {
     born: Time,
     upgrade: Option<Upgrade>,
     upgrades: u32,
+    /// When it has panicked lately.
+    panics: Vec<Time>,
+    /// What a panic has left, until that is settled.
+    rescued: Option<Rescued>,
     marks: Marks,
     registration: Option<Registration>,
     /// Until the first plan is there.
@@ -180,6 +202,13 @@ impl Daemon {
         let poll = Poll::new()?;
         let taken = [SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH];
         let mut signals = Signals::new(taken)?;
+        // What would end us, and is no bug of ours: a timer or limit that we were started with, somebody's mistake.
+        for signal in [SIGALRM, SIGVTALRM, SIGPROF, SIGIO, libc::SIGPWR, SIGXCPU, SIGXFSZ, libc::SIGSTKFLT]
+            .into_iter()
+            .chain(34..=64)
+        {
+            sys::process::ignore_signal(signal);
+        }
         sys::process::unblock_signals();
         sys::process::become_subreaper()?;
         poll.registry().register(&mut signals, SIGNALS, Interest::READABLE)?;
@@ -195,10 +224,12 @@ impl Daemon {
             logs,
             readiness,
             manager: Manager::from_env(),
-            control: Some(control),
+            control: Some(Box::new(control)),
+            control_lent: Whereabouts::UNKNOWN,
             planner: None,
             conductor: None,
             reload_tickets: Vec::new(),
+            reload_failed: None,
             reload_after: None,
             deployed: rest.deployed,
             deployed_next: rest.deployed,
@@ -207,6 +238,7 @@ impl Daemon {
             to_start: Vec::new(),
             has_launchers: true,
             streamers: rest.streamers,
+            far_off: Vec::new(),
             fetches: Fetches::default(),
             ending: Ending::NotYet,
             tidy_at: None,
@@ -215,6 +247,7 @@ impl Daemon {
             born: rest.born,
             upgrade: None,
             upgrades: rest.upgrades,
+            panics: Vec::new(),
             marks,
             registration,
             predecessors,
@@ -225,6 +258,7 @@ impl Daemon {
             oom_score_adj: oom::score_of_processes(),
             exit_status: rest.exit_status,
             decided: VecDeque::new(),
+            rescued: rest.rescued,
             children,
             signals,
             poll,
@@ -232,9 +266,11 @@ impl Daemon {
         })
     }
 
-    fn run(mut self) -> io::Result<i32> {
+    fn run(&mut self) -> io::Result<i32> {
         if self.has_plan {
-            self.go_on();
+            self.take_relayed(self.supervisor.plan());
+            let rescued = self.rescued.take();
+            self.go_on(rescued);
         } else {
             // The plan is what everything waits for; a logger is needed once there is one.
             let given = self.options.supervisord.take();
@@ -277,7 +313,10 @@ impl Daemon {
                         self.with_control(|control, daemon| {
                             // The registry is needed while the rest of the daemon is lent out.
                             match daemon.poll.registry().try_clone() {
-                                Ok(registry) => control.ready(&registry, event, daemon),
+                                Ok(registry) => {
+                                    control.ready(&registry, event, daemon);
+                                    rescue::try_here("client");
+                                }
                                 Err(why) => log::error!("cannot serve a client: {why}"),
                             }
                         });
@@ -294,7 +333,7 @@ impl Daemon {
         }
         self.readiness.close();
         self.end_conducting();
-        if let Some(registration) = self.registration {
+        if let Some(registration) = self.registration.take() {
             match self.conductor {
                 Some(_) => registration.end_with_folders(),
                 None => registration.end(),
@@ -318,13 +357,13 @@ impl Daemon {
 
     fn until_next_deadline(&self) -> Option<Duration> {
         let ending = match self.ending {
-            Ending::Strays { kill_at } => Some(kill_at),
+            Ending::Strays { look_at, .. } => Some(look_at),
             Ending::Logs { until } => Some(until),
             Ending::NotYet | Ending::Done => None,
         };
         [
             self.supervisor.next_deadline(),
-            self.control.as_ref().and_then(Control::next_deadline),
+            self.control.as_deref().and_then(Control::next_deadline),
             self.manager.next_deadline(),
             self.logs.restart_at(),
             self.tidy_at,
@@ -332,7 +371,8 @@ impl Daemon {
             self.conductor_deadline(),
             self.fetches.next_deadline(),
             self.upgrade_deadline(),
-            (!self.decided.is_empty() || self.children.has_more_reports).then(Time::default),
+            (!self.decided.is_empty() || self.children.has_more_reports || self.reload_failed.is_some())
+                .then(Time::default),
             ending,
         ]
         .into_iter()
@@ -348,6 +388,9 @@ impl Daemon {
         }
         if self.children.has_more_reports {
             self.children.read_reports();
+        }
+        if let Some(why) = self.reload_failed.take() {
+            self.answer_reload(&Err(vec![why]));
         }
         let now = now();
         self.supervisor.handle_timeout(now);
@@ -368,6 +411,7 @@ impl Daemon {
 
     fn with_control(&mut self, call: impl FnOnce(&mut Control, &mut Daemon)) {
         if let Some(mut control) = self.control.take() {
+            self.control_lent = Whereabouts::of(&control);
             call(&mut control, self);
             self.control = Some(control);
         }
@@ -388,7 +432,10 @@ impl Daemon {
 
     fn carry_out(&mut self, action: Action) {
         match action {
-            Action::Spawn(run) => self.to_start.push(run),
+            Action::Spawn(run) => {
+                rescue::try_here("decided");
+                self.to_start.push(run);
+            }
             Action::Signal(run, signal) => self.signal_run(run, signal),
             Action::Sweep(run, signal) => {
                 if let Job::Process(id) = run.job {
@@ -474,7 +521,19 @@ impl Daemon {
         }
     }
 
+    /// Listens for the signals that are to be passed on, beside those it always listens for.
+    fn take_relayed(&self, plan: &Plan) {
+        for (&signal, names) in &plan.relay_signals {
+            if !names.is_empty()
+                && let Err(why) = self.signals.add_signal(signal)
+            {
+                log::warn!("cannot relay {}: {why}", signal_name(signal));
+            }
+        }
+    }
+
     fn hear_signal(&mut self, signal: i32) {
+        rescue::try_here("signal");
         let relayed = self.supervisor.plan().relay_signals.get(&signal).cloned().unwrap_or_default();
         if !relayed.is_empty() {
             let runs: Vec<Run> = self
@@ -609,12 +668,14 @@ impl Daemon {
                 self.disabled.apply(&mut plan.specs);
                 self.predecessors.clear();
                 let count = plan.specs.len();
+                self.take_relayed(&plan);
                 self.has_plan = true;
                 self.deployed = self.deployed_next;
                 self.feed(Event::Plan(plan));
                 self.tidy_at = Some(now() + TIDY_AFTER);
-                self.manager.say(&format!("READY=1\nSTATUS={count} processes"));
-                Ok(format!("{count} processes"))
+                let count = format!("{count} process{}", if count == 1 { "" } else { "es" });
+                self.manager.say(&format!("READY=1\nSTATUS={count}"));
+                Ok(count)
             }
             Err(refusal) => {
                 // Said plainly, without a log prefix: it is what the person who typed the command waits for.

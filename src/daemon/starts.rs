@@ -11,7 +11,7 @@ use super::conductor::{Conductor, SPEAKERS};
 use super::launch::{Launch, Report};
 use super::logs::Logs;
 use super::marks::Owner;
-use super::{Daemon, batch, launch, lookup, marks};
+use super::{Daemon, batch, launch, lookup, marks, rescue};
 use crate::control::Host;
 use crate::plan::{Ask, Instance, ReadyBy, Spec};
 use crate::supervisor::event::{Event, Exit, Job, ProcessId, Run};
@@ -40,6 +40,7 @@ impl Daemon {
             match batch::start(&many, at_will, &self.marks, &|run| self.launch(run, run.job.process())) {
                 Ok((batches, left)) => {
                     self.children.add_batches(batches);
+                    rescue::try_here("launchers");
                     runs.extend(left);
                 }
                 Err(why) => {

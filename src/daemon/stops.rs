@@ -10,6 +10,7 @@ use super::{Daemon, leftovers, now};
 use crate::control::Host;
 use crate::supervisor::event::{Event, Exit, ProcessId, Run, Survivor, Time};
 use crate::sys;
+use crate::sys::family;
 use crate::sys::process::Pid;
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -25,9 +26,10 @@ pub(super) struct Sweep {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ending {
     NotYet,
-    /// Ending orphans that belong to no process.
+    /// Ending orphans that belong to no process, and what is far off.
     Strays {
-        kill_at: Time,
+        since: Time,
+        look_at: Time,
     },
     /// Waiting for the logger to write what is left.
     Logs {
@@ -112,10 +114,11 @@ impl Daemon {
                     self.ending = Ending::Logs { until: now + FINISH_WITHIN };
                     return;
                 }
-                self.ending = Ending::Strays { kill_at: now + STRAY_GRACE };
-                self.end_strays(libc::SIGTERM, now);
+                self.far_off = (self.options.far_off)();
+                self.end_strays(libc::SIGTERM, now, now);
             }
-            Ending::Strays { kill_at } => self.end_strays(if kill_at <= now { libc::SIGKILL } else { 0 }, now),
+            Ending::Strays { since, .. } if since + STRAY_GRACE <= now => self.end_strays(libc::SIGKILL, since, now),
+            Ending::Strays { since, .. } => self.end_strays(0, since, now),
             Ending::Logs { until } => {
                 if self.logs.logger_pid().is_none() {
                     self.ending = Ending::Done;
@@ -128,12 +131,21 @@ impl Daemon {
         }
     }
 
-    pub(super) fn end_strays(&mut self, signal: i32, now: Time) {
+    fn end_strays(&mut self, signal: i32, since: Time, now: Time) {
         for streamer in &self.streamers {
             let _ = sys::process::kill(*streamer, libc::SIGKILL);
         }
         let mut left = leftovers::attribute(&|pid| self.is_ours(pid), &self.marks, &[]);
         left.strays.extend(std::mem::take(&mut left.of).into_values().flatten());
+        if !self.far_off.is_empty() {
+            self.far_off.retain(family::still_lives);
+            if self.far_off.is_empty() || signal == libc::SIGKILL {
+                // What they have started meanwhile.
+                self.far_off = (self.options.far_off)();
+            }
+        }
+        let near = left.strays.len();
+        left.strays.extend(self.far_off.iter().cloned());
         match signal {
             libc::SIGKILL => left.kill_strays(&|pid| self.is_ours(pid)),
             0 => {}
@@ -142,18 +154,20 @@ impl Daemon {
                 leftovers::signal(stat, libc::SIGCONT);
             }),
         }
-        let left = left.strays;
-        let given_up = matches!(self.ending, Ending::Strays { kill_at } if kill_at + STRAY_GRACE <= now);
-        if left.is_empty() || given_up {
-            for stat in &left {
+        let kill_at = since + STRAY_GRACE;
+        let given_up = kill_at + STRAY_GRACE <= now;
+        if left.strays.is_empty() || given_up {
+            for stat in &left.strays {
                 log::error!("cannot end {} ({}), leaving it behind", stat.pid, stat.command);
             }
             self.logs.finish();
             self.ending = Ending::Logs { until: now + FINISH_WITHIN };
-        } else if signal == libc::SIGKILL {
-            // Their deaths wake the loop; the next look is at the deadline after this one.
-            self.ending = Ending::Strays { kill_at: now + STRAY_GRACE };
+            return;
         }
+        // The deaths of the near ones wake the loop.
+        let next = if now < kill_at { kill_at } else { kill_at + STRAY_GRACE };
+        let look_at = if left.strays.len() > near { next.min(now + LOOK_EVERY) } else { next };
+        self.ending = Ending::Strays { since, look_at };
     }
 }
 
@@ -168,3 +182,5 @@ fn status_of(exit: &Exit) -> i32 {
 
 /// What strays get between SIGTERM and SIGKILL when hob ends.
 const STRAY_GRACE: Duration = Duration::from_secs(1);
+/// For the death of what is no child.
+const LOOK_EVERY: Duration = Duration::from_millis(10);

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
+use super::store::Store;
 use crate::sys::clock::since_boot;
 use crate::sys::family;
 use crate::sys::proc::{self, Stat};
@@ -54,7 +55,8 @@ impl Mark {
                 }
             }
             thread::sleep(STEP);
-            left = if now >= term_until { self.marked() } else { left.into_iter().filter(lives).collect() };
+            left =
+                if now >= term_until { self.marked() } else { left.into_iter().filter(family::still_lives).collect() };
             if left.is_empty() {
                 left = self.marked();
             }
@@ -63,21 +65,32 @@ impl Mark {
     }
 
     fn marked(&self) -> Vec<Stat> {
-        let wanted = format!("{VARIABLE}={}", self.0).into_bytes();
-        let is_marked = |stat: &Stat| {
-            let environ = proc::environ(stat.pid, proc::owner(stat.pid).ok()).unwrap_or_default();
-            environ.split(|&byte| byte == 0).any(|variable| variable.starts_with(&wanted))
-        };
-        proc::all().into_iter().filter(|stat| lives_in(stat) && is_marked(stat)).collect()
+        marked(&self.0)
     }
 }
 
-fn lives(seen: &Stat) -> bool {
-    proc::stat(seen.pid).is_some_and(|now| now.started == seen.started && lives_in(&now))
+/// What postinstall scripts have left running, of whatever instance: for a hob that ends. A deployment that is under way
+/// looks after its own.
+pub fn of_all(state_dir: &Path) -> Vec<Stat> {
+    let store = Store::at(state_dir);
+    if !store.has_deployed() {
+        return Vec::new();
+    }
+    let busy = store.try_lock().is_ok_and(|lock| lock.is_none());
+    let under_way = store.rolling().ok().flatten().filter(|_| busy);
+    let spared = under_way.map_or_else(Vec::new, |rolling| marked(&Mark::deployment(state_dir, rolling.id).0));
+    let mut all = marked(&format!("{}|", state_dir.display()));
+    all.retain(|stat| !spared.iter().any(|spared| spared.pid == stat.pid));
+    all
 }
 
-fn lives_in(stat: &Stat) -> bool {
-    !matches!(stat.state, b'Z' | b'X')
+fn marked(beginning: &str) -> Vec<Stat> {
+    let wanted = format!("{VARIABLE}={beginning}").into_bytes();
+    let is_marked = |stat: &Stat| {
+        let environ = proc::environ(stat.pid, proc::owner(stat.pid).ok()).unwrap_or_default();
+        environ.split(|&byte| byte == 0).any(|variable| variable.starts_with(&wanted))
+    };
+    proc::all().into_iter().filter(|stat| family::is_alive(stat) && is_marked(stat)).collect()
 }
 
 const GRACE: Duration = Duration::from_secs(2);

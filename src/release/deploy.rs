@@ -25,7 +25,7 @@ use super::responsive::{automatic, declares_ports, wait_until_responsive};
 use super::script::describe;
 use super::store::{self, Deployed, Generation, Record, Rolling, Running, Scaled, Store, cannot};
 use crate::config::{Env, Ports, Service, Settings};
-use crate::plan::{Instance, Protocol, Spec};
+use crate::plan::{ExitWhen, Instance, Protocol, Spec};
 use crate::sys::mount;
 
 /// Everything a deployment works with.
@@ -37,6 +37,13 @@ pub struct Site<'a> {
     pub link: &'a Link,
     /// Whether the daemon runs what was deployed already, and not a home it was booted with.
     pub is_deployed: bool,
+}
+
+impl Site<'_> {
+    /// Whether hob ends by itself some day, and has to be kept from it while instances are replaced.
+    pub fn ends_itself(&self) -> bool {
+        self.is_deployed && self.settings.exit_when != ExitWhen::Never
+    }
 }
 
 /// What is to be.
@@ -90,6 +97,11 @@ pub fn deploy(site: &Site<'_>, wanted: &Wanted, report: &mut Report) -> Result<V
         end_background(site.store, gone, report);
     }
     // It serves: what is left undone from here on costs disk space only.
+    if site.settings.exit_when != ExitWhen::Never
+        && let Err(refused) = site.link.reload(true)
+    {
+        report.say(&format!("warning: exit_when does not hold yet: {}", refused.errors.join("; ")));
+    }
     site.store.sweep(&deployed);
     if let Err(refused) = site.store.prune(&deployed, RELEASES_KEPT) {
         report.say(&format!("old releases could not be removed: {}", refused.errors.join("; ")));
@@ -132,6 +144,10 @@ impl Roll<'_> {
             report.say(&format!("warning: {told}; {LINK_DATA}"));
         }
         self.site.store.save_rolling(&self.rolling)?;
+        if self.site.ends_itself() {
+            // From now on hob does not end because an instance has.
+            self.reload(true)?;
+        }
         for scaled in self.generation.services.clone() {
             if !wanted.concerned.contains(&scaled.name) {
                 continue;
@@ -381,7 +397,6 @@ impl Roll<'_> {
         if let Some(error) = refused.errors.first() {
             report.say(error);
         }
-        let had_any = self.old.instances.iter().any(|i| !i.removed);
         if !self.done.is_empty() {
             report.say("Going back to what ran before...");
         }
@@ -390,21 +405,16 @@ impl Roll<'_> {
                 refused.errors.extend(more.errors);
             }
         }
-        if !self.site.is_deployed && self.was_deployed {
-            // The home that hob was booted with.
-            if let Err(more) = self.site.link.reload(false) {
-                refused.errors.extend(more.errors);
-            }
-        }
         if let Err(more) = self.site.store.end_rolling() {
             refused.errors.extend(more.errors);
         }
+        // The home that hob was booted with, or the rule by which it ends.
+        if (!self.site.is_deployed && self.was_deployed || self.site.ends_itself())
+            && let Err(more) = self.site.link.reload(self.site.is_deployed)
+        {
+            refused.errors.extend(more.errors);
+        }
         self.site.store.sweep(self.old);
-        let revision = self.old.revision.as_deref().unwrap_or("what was there before");
-        refused.errors.push(match had_any {
-            true => format!("{} was not deployed; {revision} goes on", self.rolling.revision),
-            false => format!("{} was not deployed", self.rolling.revision),
-        });
         refused
     }
 

@@ -29,7 +29,7 @@ pub enum Style {
 /// Shows what comes until `child` has ended. The result is an exit status: that of the deployment.
 pub fn follow(path: &Path, child: Pid, style: Style) -> Result<i32, Refused> {
     let failed = |e: io::Error| Refused::one(111, format!("cannot follow the deployment: {}", describe(&e)));
-    let mut screen = Screen::new(style);
+    let mut screen = Screen::new(style, false);
     let _held = sigwait::hold().map_err(failed)?;
     let signals = SignalFd::new().map_err(failed)?;
     let pidfd = pidfd::open(child.as_raw()).ok();
@@ -65,7 +65,7 @@ pub fn follow(path: &Path, child: Pid, style: Style) -> Result<i32, Refused> {
 /// Shows what is there, and what comes while `go_on` says so; not beyond the last event. The result is 0: that it could
 /// be shown.
 pub fn follow_file(path: &Path, style: Style, go_on: &mut dyn FnMut() -> bool) -> Result<i32, Refused> {
-    let mut screen = Screen::new(style);
+    let mut screen = Screen::new(style, true);
     let mut at = 0;
     let mut last_look = false;
     loop {
@@ -87,12 +87,14 @@ struct Screen {
     zone: TimeZone,
     bar: Option<ProgressBar>,
     colour: bool,
+    /// What went wrong is part of what was asked for, and no failure of ours.
+    is_record: bool,
     /// What the last event said.
     status: Option<i32>,
 }
 
 impl Screen {
-    fn new(style: Style) -> Screen {
+    fn new(style: Style, is_record: bool) -> Screen {
         let terminal = io::stdout().is_terminal() && io::stderr().is_terminal();
         let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         let bar = (terminal && style == Style::Lines).then(|| {
@@ -102,7 +104,7 @@ impl Screen {
             }
             bar
         });
-        Screen { style, zone: TimeZone::system(), bar, colour: terminal && !no_colour, status: None }
+        Screen { style, zone: TimeZone::system(), bar, colour: terminal && !no_colour, is_record, status: None }
     }
 
     fn show(&mut self, events: &[Event]) -> io::Result<()> {
@@ -136,22 +138,24 @@ impl Screen {
             Event::Line { time, of, text: line } => {
                 let tag = of.as_ref().map_or_else(|| "-->".to_owned(), |of| format!("[{of}]"));
                 let tag = if self.colour { format!("\x1b[36m{tag}\x1b[0m") } else { tag };
-                // What a script prints must not reach a terminal as it is: no titles, no cursor moves.
-                let line: String = line.chars().filter(|&c| !c.is_control() || c == '\t').collect();
-                *text += &format!("{} {tag} {line}\n", self.clock(*time));
+                *text += &format!("{} {tag} {}\n", self.clock(*time), plain(line));
             }
             Event::Begin { stage, of, .. } => self.at(&words(stage, of.as_deref())),
             Event::Progress { stage, files, bytes, .. } => {
                 self.at(&format!("{}: {files} files, {}", words(stage, None), size(*bytes)));
             }
             Event::Done { .. } | Event::Revision { .. } => {}
-            Event::End { errors, urls, .. } => {
+            Event::End { time, errors, urls, .. } => {
                 self.clear();
                 for (name, url) in urls {
                     *text += &format!("{name}: {url}\n");
                 }
-                for error in errors {
-                    let _ = writeln!(io::stderr(), "hob: {error}");
+                for error in errors.iter().map(|error| plain(error)) {
+                    if self.is_record {
+                        *text += &format!("{} --> {error}\n", self.clock(*time));
+                    } else {
+                        let _ = writeln!(io::stderr(), "hob: {error}");
+                    }
                 }
             }
         }
@@ -179,6 +183,11 @@ impl Screen {
         let at = Timestamp::from_millisecond((time * 1000.0) as i64).unwrap_or(Timestamp::UNIX_EPOCH);
         at.to_zoned(self.zone.clone()).strftime("%H:%M:%S").to_string()
     }
+}
+
+/// What a script prints must not reach a terminal as it is: no titles, no cursor moves.
+fn plain(line: &str) -> String {
+    line.chars().filter(|&c| !c.is_control() || c == '\t').collect()
 }
 
 /// What is going on in a stage, for people.

@@ -4,7 +4,7 @@
 //! Everything here is a plain sequence that blocks, so it runs in a process of its own: a command in a terminal, the
 //! deployment that it starts, or the planner below the daemon.
 
-mod background;
+pub mod background;
 pub mod build;
 pub mod commands;
 mod copy;

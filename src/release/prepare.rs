@@ -18,7 +18,7 @@ use super::proxy;
 use super::script::{End, Script, ShowLine, describe, on_stderr, told};
 use super::store::Store;
 use crate::config::{self, Placement, Ports, Service, Settings, Stack};
-use crate::plan::{Instance, Plan};
+use crate::plan::{ExitWhen, Instance, Plan};
 
 /// What is to be booted.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -115,11 +115,17 @@ pub fn save_ports(ports: Option<Ports>) {
 /// What is deployed runs as its deployment has left it: postinstall belongs to that.
 fn deployed(settings: &Settings) -> Result<Prepared, Refused> {
     let store = Store::at(&settings.state_dir);
-    let deployed = store.current()?;
+    let (deployed, is_rolling) = store.current()?;
     let (mut ports, warning) = Ports::load(&settings.state_dir);
     warn(warning);
-    let LaidOut { plan, files, warnings } = lay_out(&store, &deployed, settings, &config::own_env(), &mut ports)?;
-    warn(warnings);
+    let LaidOut { mut plan, files, warnings } = lay_out(&store, &deployed, settings, &config::own_env(), &mut ports)?;
+    if is_rolling {
+        // Whoever deploys tells the warnings. Instances end so that others can take their place, and one that fails is
+        // replaced by the one before.
+        plan.exit_when = ExitWhen::Never;
+    } else {
+        warn(warnings);
+    }
     for (instance, (json, yml)) in plan.instances.iter().zip(&files) {
         make_log_dir(instance);
         if let Err((path, why)) = write_files(instance, json, yml) {
@@ -246,7 +252,13 @@ pub fn postinstall_line(service: &Service, instance: &Instance) -> Option<String
     let folder = instance.code.join(&service.approot);
     match service.postinstall.as_str() {
         "" if is_executable(&folder.join("postinstall")) => Some("./postinstall".to_owned()),
-        "" => None,
+        "" => {
+            if folder.join("postinstall").is_file() {
+                let why = "not executable, so it does not run; chmod +x it, or write postinstall: ./postinstall";
+                log::warn!("{}: {} is {why}", instance.name, folder.join("postinstall").display());
+            }
+            None
+        }
         // A bare name is one in the code, not in PATH.
         name if folder.join(name).is_file() && !name.contains('/') => Some(format!("./{name}")),
         line => Some(line.to_owned()),
@@ -262,11 +274,16 @@ pub fn run_postinstall(
     mark: Option<&Mark>,
     show: &mut ShowLine<'_>,
 ) -> Result<(), Refused> {
+    let folder = instance.code.join(&service.approot);
+    if !folder.is_dir() {
+        let why = format!("approot {:?} is not a directory of {}", service.approot, instance.code.display());
+        return Err(Refused::one(1, format!("{}: cannot run postinstall {line:?}: {why}", instance.name)));
+    }
     let mut env = instance.env.clone();
     env.extend(mark.map(|mark| (background::VARIABLE.to_owned(), mark.value().to_owned())));
     let script = Script {
         line,
-        folder: &instance.code.join(&service.approot),
+        folder: &folder,
         env: &env,
         user: instance.user.as_ref(),
         within: settings.postinstall_timeout,

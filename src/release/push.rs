@@ -18,12 +18,12 @@ use super::deployed::{Shelf, lay_out};
 pub use super::follow::Style;
 use super::follow::{follow, size};
 use super::homes;
-use super::link::Link;
+use super::link::{Link, UNREACHABLE};
 use super::pack::{self, Manifest};
 use super::prepare::Refused;
 use super::report::{Receiving, Report};
 use super::script::describe;
-use super::store::{self, BuiltService, Lock, Record, State, Store, cannot};
+use super::store::{self, BuiltService, Lock, Record, Rolling, State, Store, cannot};
 use super::unpack::{Unpacked, Unpacker};
 use crate::config::{self, Env, Ports, Service, Settings};
 use crate::plan::Identity;
@@ -126,7 +126,7 @@ fn guard(work: &Work, asked: &Asked, mut report: Report) -> i32 {
     }
     let lock = match turn(&work.store, &mut report) {
         Ok(lock) => lock,
-        Err(refused) => return end(&mut report, &refused),
+        Err(refused) => return work.end(asked, &mut report, &refused),
     };
     let _ = process::become_subreaper();
     if let Err(refused) = work.clean_up(&lock) {
@@ -142,7 +142,7 @@ fn guard(work: &Work, asked: &Asked, mut report: Report) -> i32 {
                 report.end(0, &[], urls);
                 0
             }
-            Err(refused) => end(&mut report, &refused),
+            Err(refused) => work.end(asked, &mut report, &refused),
         }
     });
     match worker.and_then(process::wait_for) {
@@ -157,16 +157,9 @@ fn guard(work: &Work, asked: &Asked, mut report: Report) -> i32 {
             if let Err(more) = work.clean_up(&lock) {
                 refused.errors.extend(more.errors);
             }
-            end(&mut twin, &refused)
+            work.end(asked, &mut twin, &refused)
         }
     }
-}
-
-/// Everything that failed on the way is 1; a bad dotcloud.yml is 2, and no daemon 4.
-fn end(report: &mut Report, refused: &Refused) -> i32 {
-    let status = if matches!(refused.status, 2 | 4) { refused.status } else { 1 };
-    report.end(status, &refused.errors, Vec::new());
-    status
 }
 
 /// No terminal any more; what is said by accident goes into the record.
@@ -217,6 +210,31 @@ impl Work {
             own: &self.own,
             link: &self.link,
             is_deployed: self.is_deployed,
+        }
+    }
+
+    /// Everything that failed on the way is 1; a bad dotcloud.yml is 2, and no daemon 4. The last line says what serves.
+    fn end(&self, asked: &Asked, report: &mut Report, refused: &Refused) -> i32 {
+        let status = if matches!(refused.status, 2 | 4) { refused.status } else { 1 };
+        let what = match asked {
+            Asked::Push { .. } | Asked::Deploy(_) => Some("nothing new was deployed"),
+            Asked::Env { .. } | Asked::Scale(_) => Some("nothing was changed"),
+            Asked::Destroy(_) | Asked::Artifact { .. } => None,
+        };
+        let told = what.map(|what| format!("{what}: {}", self.what_serves(status)));
+        let errors: Vec<String> = refused.errors.iter().cloned().chain(told).collect();
+        report.end(status, &errors, Vec::new());
+        status
+    }
+
+    fn what_serves(&self, status: i32) -> String {
+        let deployed = self.store.deployed().unwrap_or_default();
+        let is_there = deployed.instances.iter().any(|instance| !instance.removed);
+        match deployed.revision.filter(|_| is_there) {
+            _ if !self.is_deployed => "the home that hob was booted with goes on running".to_owned(),
+            Some(revision) if status == UNREACHABLE => format!("hob serves {revision} when it runs again"),
+            Some(revision) => format!("{revision} goes on serving"),
+            None => "nothing was running before".to_owned(),
         }
     }
 
@@ -320,14 +338,17 @@ impl Work {
     ) -> Result<Vec<(String, String)>, Refused> {
         let mut record = self.new_record(from, project);
         self.store.save_record(&record)?;
-        let result = self.make(&mut record, from, clean, only, report).and_then(|concerned| {
+        let mut result = self.make(&mut record, from, clean, only, report).and_then(|concerned| {
             let concerned = Some(concerned);
             self.redeploy(&record, concerned, &mut |_, _| {}, report)
         });
         record.stages = std::mem::take(&mut report.stages);
-        match &result {
+        match &mut result {
             Ok(_) => self.store.save_record(&record)?,
             Err(refused) => {
+                for error in &mut refused.errors {
+                    *error = self.as_pushed(error, &record, from);
+                }
                 record.state = State::Failed;
                 record.why = refused.errors.first().cloned();
                 // The error before is the one to tell.
@@ -337,6 +358,17 @@ impl Work {
             }
         }
         result
+    }
+
+    /// The tree's own path in place of that of the copy, which goes with a release that fails.
+    fn as_pushed(&self, text: &str, record: &Record, from: &Origin) -> String {
+        let code = self.store.code(&record.revision).display().to_string();
+        match from {
+            Origin::Tree(dir) => text.replace(&code, &dir.display().to_string()),
+            Origin::Archive(_) | Origin::Stdin => {
+                text.replace(&format!("{code}/"), "").replace(&code, "what was pushed")
+            }
+        }
     }
 
     /// Builds a release, writes it into a file and forgets it.
@@ -422,12 +454,12 @@ impl Work {
         let user = build::build_user(&self.settings, &mut config::Users::system())?;
         let unpacked = report.stage("receive", None, |report| self.receive(record, from, user.as_ref(), report))?;
         for what in &unpacked.left_out {
-            report.say(&format!("left out: {what}"));
+            report.say(&format!("warning: {what}"));
         }
         report.revision(&record.revision);
         let tree = build::read(&self.store.code(&record.revision), &self.settings, self.own.clone())?;
         for warning in &tree.warnings {
-            report.say(&format!("warning: {warning}"));
+            report.say(&format!("warning: {}", self.as_pushed(&warning.to_string(), record, from)));
         }
         let previous = self.previous_record()?;
         let built = self.which(&tree, only, previous.as_ref(), report)?;
@@ -724,12 +756,22 @@ impl Work {
         // Whatever the daemon says: the files have to be right for the next boot.
         self.store.recover(lock)?;
         first?;
+        let ends_itself = self.site().ends_itself();
+        if ends_itself {
+            // Not before all run again.
+            self.store.save_rolling(&Rolling { now: old.clone(), renames: Vec::new(), ..rolling })?;
+        }
         self.link.reload(self.is_deployed)?;
         let (mut ports, _) = Ports::load(&self.store.root);
         let laid = lay_out(&self.store, &old, &self.settings, &self.own, &mut ports)?;
         let names = |spec: &crate::plan::Spec| format!("{}:{}", spec.name.group, spec.name.process);
         let automatic: Vec<String> = laid.plan.specs.iter().filter(|spec| spec.autostart).map(names).collect();
-        self.link.start(&automatic)
+        self.link.start(&automatic)?;
+        if ends_itself {
+            self.store.end_rolling()?;
+            self.link.reload(true)?;
+        }
+        Ok(())
     }
 }
 

@@ -228,24 +228,27 @@ impl Store {
         Ok(read_json(&self.root.join("deployed.json"))?.unwrap_or_default())
     }
 
+    /// Whether anything ever was.
+    pub fn has_deployed(&self) -> bool {
+        self.root.join("deployed.json").exists()
+    }
+
     pub fn rolling(&self) -> Result<Option<Rolling>, Refused> {
         read_json(&self.root.join("rolling.json"))
     }
 
-    /// What is to run now. A deployment that was cut short is taken back first, unless somebody is at it.
-    pub fn current(&self) -> Result<Deployed, Refused> {
+    /// What is to run now, and whether a deployment is under way. One that was cut short is taken back first, unless
+    /// somebody is at it.
+    pub fn current(&self) -> Result<(Deployed, bool), Refused> {
         let rolling = self.rolling()?;
-        if rolling.is_none() && fs::symlink_metadata(self.root.join("rolling.json")).is_err() {
-            return self.deployed();
-        }
-        match (self.try_lock()?, rolling) {
-            (Some(lock), _) => {
-                self.recover(&lock)?;
-                self.deployed()
+        if rolling.is_some() || fs::symlink_metadata(self.root.join("rolling.json")).is_ok() {
+            match (self.try_lock()?, rolling) {
+                (Some(lock), _) => self.recover(&lock)?,
+                (None, Some(rolling)) => return Ok((rolling.now, true)),
+                (None, None) => {}
             }
-            (None, Some(rolling)) => Ok(rolling.now),
-            (None, None) => self.deployed(),
         }
+        Ok((self.deployed()?, false))
     }
 
     /// Writes down where a deployment is, before the next step.

@@ -107,10 +107,10 @@ fn a_deployment_that_was_cut_short_is_taken_back() {
     store.save_rolling(&rolling).expect("saved");
     // While somebody is at it, that is what runs.
     let lock = store.try_lock().expect("asked").expect("free");
-    assert_eq!(store.current().expect("read"), rolling.now);
+    assert_eq!(store.current().expect("read").0, rolling.now);
     drop(lock);
     for _ in 0..2 {
-        assert_eq!(store.current().expect("read"), deployed);
+        assert_eq!(store.current().expect("read").0, deployed);
         assert!(old.join("data/precious").exists() && !new.exists());
         assert!(store.rolling().expect("read").is_none());
     }
@@ -132,7 +132,7 @@ fn a_deployment_that_was_recorded_counts_although_its_journal_is_still_there() {
     let renames = vec![(store.parked_data("www", 0), new.join("data"))];
     store.save_rolling(&Rolling { id: 2, revision: "r".into(), now: deployed.clone(), renames }).expect("saved");
     store.save_deployed(&deployed).expect("saved");
-    assert_eq!(store.current().expect("read"), deployed);
+    assert_eq!(store.current().expect("read").0, deployed);
     assert!(new.join("data").exists());
 }
 
@@ -174,7 +174,7 @@ fn files_that_were_not_on_the_disk_yet_when_the_power_went_stop_nobody() {
     for path in [bench.store.root.join("rolling.json"), bench.store.release(&cut.revision).join("release.json")] {
         fs::write(path, "\0\0\0").expect("ours");
     }
-    assert_eq!(bench.store.current().expect("it is there").revision.as_deref(), Some("rsync-1"));
+    assert_eq!(bench.store.current().expect("it is there").0.revision.as_deref(), Some("rsync-1"));
     assert!(!bench.store.root.join("rolling.json").exists() && !bench.store.release("rsync-2").exists());
     assert_eq!(bench.store.records().expect("readable").len(), 1);
     // What was written whole and is not understood is another matter.

@@ -233,6 +233,12 @@ impl Supervisor {
         self.table.rows.iter()
     }
 
+    /// What was to be started by the actions fetched so far, probes too, and of whose end nobody has told.
+    pub fn runs(&self) -> Vec<Run> {
+        let is_fetched = |run: &Run| !self.table.common.actions.contains(&Action::Spawn(*run));
+        self.processes().flat_map(|process| [process.run(), process.probe()]).flatten().filter(is_fetched).collect()
+    }
+
     pub fn process(&self, id: ProcessId) -> Option<&Process> {
         self.table.rows.get(self.order.place(id)?)
     }
@@ -433,11 +439,14 @@ impl Supervisor {
                 .min_by_key(ended_at)
                 .map(finish),
             ExitWhen::AllExited => {
-                // Event listeners only watch the others.
+                // Event listeners only watch the others, and a load balancer serves them.
                 let groups = self.table.plan.supervisord.iter().flat_map(|own| &own.groups);
                 let watchers: Vec<&str> =
                     groups.filter(|group| group.pool.is_some()).map(|group| group.name.as_str()).collect();
-                let rows = || rows.iter().filter(|process| !watchers.contains(&process.name().group.as_str()));
+                let is_own = |process: &&Process| {
+                    !process.spec().is_helper && !watchers.contains(&process.name().group.as_str())
+                };
+                let rows = || rows.iter().filter(is_own);
                 let at_rest = |process: &Process| process.is_stopped() || process.end().is_some();
                 if !rows().all(at_rest) || !rows().any(|process| process.last_exit().is_some()) {
                     return None;

@@ -54,6 +54,14 @@ impl Inquiry {
         }
     }
 
+    /// The probe that has been asked.
+    pub fn run(&self) -> Option<Run> {
+        match self.step {
+            Step::Idle { .. } => None,
+            Step::Asked { run, .. } => Some(run),
+        }
+    }
+
     /// What the probe of that run tells people. Whether it was ours.
     pub fn said(&mut self, from: Run, note: &str) -> bool {
         match &mut self.step {

@@ -95,6 +95,15 @@ impl Process {
         }
     }
 
+    /// The probe of it that has not been reaped.
+    pub(super) fn probe(&self) -> Option<Run> {
+        match &self.state {
+            State::Starting { awaits: Awaits::Probe { inquiry, .. }, .. }
+            | State::Running { health: Some(inquiry), .. } => inquiry.run(),
+            _ => None,
+        }
+    }
+
     /// When that run began.
     pub fn started_at(&self) -> Option<Time> {
         self.run()?;

@@ -723,6 +723,7 @@ pub fn process(name: &str) -> Spec {
         },
         stop: Stop { signal: 15, wait: 10.secs(), drain: Duration::ZERO, reach: Reach::Everything },
         program: None,
+        is_helper: false,
         ready: None,
         health: None,
         memory_limit: None,

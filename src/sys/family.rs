@@ -138,8 +138,13 @@ pub fn kill_with_offspring(
     caught.split_off(known)
 }
 
-fn is_alive(stat: &Stat) -> bool {
+pub fn is_alive(stat: &Stat) -> bool {
     stat.state != b'Z' && stat.state != b'X'
+}
+
+/// Whether a process is still the one that was seen, and no zombie.
+pub fn still_lives(seen: &Stat) -> bool {
+    proc::stat(seen.pid).is_some_and(|now| now.started == seen.started && is_alive(&now))
 }
 
 /// Kills everything below this process, and what that forks meanwhile.

@@ -19,6 +19,7 @@ pub mod poll;
 pub mod proc;
 pub mod process;
 pub mod random;
+pub mod rescue;
 pub mod signal_names;
 pub mod sigwait;
 pub mod socket;
