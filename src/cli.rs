@@ -3,10 +3,10 @@
 mod booting;
 mod by_name;
 mod deploying;
+mod manual;
 mod moving;
 
 use std::ffi::OsString;
-use std::io::{self, IsTerminal, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -40,16 +40,44 @@ struct Cli {
 #[derive(Args, Clone, Serialize, Deserialize)]
 struct Places {
     /// The settings file [default: /etc/hob.toml as root, else $XDG_CONFIG_HOME/hob/hob.toml]
-    #[arg(long, global = true, value_name = "FILE", env = "HOB_CONFIG", hide_env_values = true)]
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Paths",
+        value_name = "FILE",
+        env = "HOB_CONFIG",
+        hide_env_values = true
+    )]
     config: Option<PathBuf>,
     /// The control socket [default: /run/hob/hob.sock as root, else $XDG_RUNTIME_DIR/hob/hob.sock]
-    #[arg(long, global = true, value_name = "FILE", env = "HOB_SOCKET", hide_env_values = true)]
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Paths",
+        value_name = "FILE",
+        env = "HOB_SOCKET",
+        hide_env_values = true
+    )]
     socket: Option<PathBuf>,
     /// Where hob keeps what it must remember [default: /var/lib/hob as root, else $XDG_STATE_HOME/hob]
-    #[arg(long, global = true, value_name = "DIR", env = "HOB_STATE_DIR", hide_env_values = true)]
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Paths",
+        value_name = "DIR",
+        env = "HOB_STATE_DIR",
+        hide_env_values = true
+    )]
     state_dir: Option<PathBuf>,
     /// Where the logs are [default: /var/log/supervisor as root, else $XDG_STATE_HOME/hob/log]
-    #[arg(long, global = true, value_name = "DIR", env = "HOB_LOG_DIR", hide_env_values = true)]
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Paths",
+        value_name = "DIR",
+        env = "HOB_LOG_DIR",
+        hide_env_values = true
+    )]
     log_dir: Option<PathBuf>,
 }
 
@@ -77,11 +105,13 @@ enum Command {
     },
     /// Build a tree and run it in the foreground
     Up {
+        /// The tree: where the dotcloud.yml is
         #[arg(default_value = ".", value_name = "DIR")]
         dir: PathBuf,
     },
     /// Build a tree, and print where the built homes are
     Build {
+        /// The tree: where the dotcloud.yml is
         #[arg(default_value = ".", value_name = "DIR")]
         dir: PathBuf,
         /// Where to build: the home itself for one service, a folder of homes for several
@@ -95,12 +125,14 @@ enum Command {
     Deploying(Deploying),
     /// Show the processes; exit status 3 if one that is named is not running
     Status {
+        /// Which ones, in any form that `hob help start` shows; all if none is named
         names: Vec<String>,
         #[command(flatten)]
         json: Json,
     },
     /// Tell the story of a process: why it is in its state, and what comes next
     Why {
+        /// Which ones, in any form that `hob help start` shows
         #[arg(required = true)]
         names: Vec<String>,
         #[command(flatten)]
@@ -134,10 +166,11 @@ enum Command {
         #[arg(long)]
         now: bool,
     },
-    /// Send a signal to the process groups of processes
+    /// Send a signal to the process groups of processes; exit status 3 if one is not running
     Signal {
         /// A name such as HUP, or a number
         signal: String,
+        /// Which ones, in any form that `hob help start` shows
         #[arg(required = true)]
         names: Vec<String>,
         #[command(flatten)]
@@ -145,6 +178,7 @@ enum Command {
     },
     /// Show the last lines of every file in the log directory, or of those named
     Logs {
+        /// Processes, in any form that `hob help start` shows, or files there such as access.log; all if none is named
         names: Vec<String>,
         /// Go on with what is written from now on
         #[arg(short, long)]
@@ -155,12 +189,15 @@ enum Command {
         /// Nothing older than `10m`, `2h`, `2026-01-31 12:00` or `2026-01-31T12:00:00Z`, as far as can be told
         #[arg(long, value_name = "TIME", value_parser = since)]
         since: Option<Duration>,
+        #[command(flatten)]
+        json: JsonLines,
     },
     /// Run a command, or a login shell, inside an instance
     Run {
         /// The service or instance; may be left out when there is only one
         #[arg(value_name = "SVC[.N]")]
         instance: Option<String>,
+        /// The command [default: a login shell]
         #[arg(last = true, value_name = "CMD")]
         command: Vec<OsString>,
     },
@@ -169,9 +206,13 @@ enum Command {
         /// Print those from now on instead
         #[arg(short, long)]
         follow: bool,
+        /// Print JSON, as without it
+        #[arg(long)]
+        json: bool,
     },
     /// Show what runs where
     Info {
+        /// A service or an instance; all if none is named
         #[arg(value_name = "SVC")]
         service: Option<String>,
         #[command(flatten)]
@@ -179,6 +220,7 @@ enum Command {
     },
     /// Print the URLs of http ports
     Url {
+        /// A service or an instance; all if none is named
         #[arg(value_name = "SVC")]
         service: Option<String>,
         #[command(flatten)]
@@ -193,9 +235,9 @@ enum Command {
     Reload,
     /// Let the running daemon become the hob that is on disk now; processes do not notice
     Upgrade,
-    /// Check dotcloud.yml and hob.toml files, and show all errors at once
+    /// Check dotcloud.yml, hob.toml and supervisord.conf files, and show all errors at once
     Check {
-        /// [default: ./dotcloud.yml, and the settings file if there is one]
+        /// A directory stands for its dotcloud.yml [default: ./dotcloud.yml, and the settings file if there is one]
         files: Vec<PathBuf>,
     },
     #[command(flatten)]
@@ -208,7 +250,9 @@ enum Command {
     },
     /// Run a command that daemonizes, and pass every signal on to the process its pid file names
     Pidproxy {
+        /// The file that the daemon writes its pid to
         pidfile: PathBuf,
+        /// What starts the daemon, with its arguments
         #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
         command: Vec<OsString>,
     },
@@ -225,6 +269,13 @@ enum Command {
 #[derive(Args)]
 struct Json {
     /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+struct JsonLines {
+    /// Print JSON, one object a line
     #[arg(long)]
     json: bool,
 }
@@ -269,6 +320,12 @@ pub fn main() -> ! {
         let words: Vec<OsString> = args.collect();
         std::process::exit(crate::supervisord::main(&name, &words, roles()));
     }
+    // Set to nothing, as in an image that only names them, is not set.
+    for name in ["HOB_CONFIG", "HOB_SOCKET", "HOB_STATE_DIR", "HOB_LOG_DIR", "HOB_HOME"] {
+        if std::env::var_os(name).is_some_and(|value| value.is_empty()) {
+            let _ = sys::process::take_variable(name);
+        }
+    }
     let mut args = args.peekable();
     if args.next_if(|word| word == launch::STUB).is_some() {
         std::process::exit(launch::exec_stub(args));
@@ -278,6 +335,12 @@ pub fn main() -> ! {
     }
     if args.peek().is_some_and(|word| word == "boot") {
         hold_signals();
+    }
+    // Set and empty, as a compose file leaves them, is not set.
+    for name in ["HOB_CONFIG", "HOB_SOCKET", "HOB_STATE_DIR", "HOB_LOG_DIR", "HOB_HOME"] {
+        if std::env::var_os(name).is_some_and(|value| value.is_empty()) {
+            sys::process::take_variable(name);
+        }
     }
     let cli = Cli::parse();
     finish(run(cli))
@@ -314,6 +377,10 @@ fn run(cli: Cli) -> Result<i32, Failed> {
     };
     match cli.command {
         Command::Boot { command, .. } if !command.is_empty() => Ok(init::main(&command)),
+        // An entry point of a container whose command is missing.
+        Command::Boot { .. } if std::env::args_os().next_back().is_some_and(|word| word == "--") => {
+            Err(usage("there is no command behind --: hob boot -- COMMAND [ARGS...]".into()))
+        }
         Command::Boot { home, file, service, .. } => {
             hold_signals();
             let source = match home {
@@ -365,12 +432,12 @@ fn run(cli: Cli) -> Result<i32, Failed> {
             };
             client::act(&daemon_at(&places)?, &act)
         }
-        Command::Logs { names, follow, lines, since } => {
+        Command::Logs { names, follow, lines, since, json } => {
             let lines = lines.unwrap_or(if since.is_some() { usize::MAX } else { 20 });
-            logs(&places, &names, tail::Wanted { names: Vec::new(), lines, follow, since })
+            logs(&places, &names, tail::Wanted { names: Vec::new(), lines, follow, since }, json.json)
         }
         Command::Run { instance, command } => run_inside(&places, instance, &command),
-        Command::Events { follow } => client::events(&daemon_at(&places)?, follow),
+        Command::Events { follow, json: _ } => client::events(&daemon_at(&places)?, follow),
         Command::Info { service, json } => client::info(&daemon_at(&places)?, service.as_deref(), json.json),
         Command::Url { service, json } => client::url(&daemon_at(&places)?, service.as_deref(), json.json),
         Command::Ports { json } => client::ports(&daemon_at(&places)?, json.json),
@@ -392,31 +459,11 @@ fn run(cli: Cli) -> Result<i32, Failed> {
                 "hob-api" => include_str!("../man/hob-api.7").to_owned(),
                 "supervisord" => include_str!("../man/supervisord.1").to_owned(),
                 "supervisorctl" => include_str!("../man/supervisorctl.1").to_owned(),
-                _ => man_page(),
+                _ => manual::page(Cli::command()),
             };
             Ok(client::print(&text).map(|()| 0)?)
         }
     }
-}
-
-/// hob(1), from the table above.
-fn man_page() -> String {
-    let mut out = Vec::new();
-    let command = Cli::command();
-    let _ = clap_mangen::Man::new(command.clone()).render(&mut out);
-    for sub in command.get_subcommands().filter(|s| !s.is_hide_set()) {
-        let _ = writeln!(out, ".SH \"HOB {}\"", sub.get_name().to_uppercase());
-        let sub = sub.clone().bin_name(format!("hob {}", sub.get_name()));
-        let has_more = sub.has_subcommands();
-        let man = clap_mangen::Man::new(sub);
-        let _ = man.render_synopsis_section(&mut out);
-        let _ = man.render_description_section(&mut out);
-        let _ = man.render_options_section(&mut out);
-        if has_more {
-            let _ = man.render_subcommands_section(&mut out);
-        }
-    }
-    String::from_utf8_lossy(&out).into_owned()
 }
 
 fn overrides(places: &Places) -> Overrides {
@@ -463,7 +510,7 @@ fn failed(refused: release::prepare::Refused) -> Failed {
 
 fn roles() -> Roles {
     Roles {
-        logger: |link| logger::run(link, io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none()),
+        logger: |link| logger::run(link, client::has_colour()),
         probe: run_probe,
         pidproxy: pidproxy::role,
         logs: serve_logs,
@@ -487,20 +534,34 @@ fn serve_logs(socket: OwnedFd, query: LogQuery, folder: &Path) {
     let _ = crate::control::serve_logs(socket, &query, |_, show| tail::tail(folder, &wanted, show));
 }
 
-fn logs(places: &Places, names: &[String], wanted: tail::Wanted) -> Result<i32, Failed> {
+fn logs(places: &Places, names: &[String], wanted: tail::Wanted, json: bool) -> Result<i32, Failed> {
     let settings = settings(places)?;
     let daemon = Daemon::at(&settings.socket);
     let folder = client::log_dir(&daemon, &settings.log_dir);
-    let names = client::log_names(&daemon, names, &folder)?;
+    let mut unknown = None;
+    let names = client::log_names(&daemon, names, &folder, &mut |name, why| {
+        let is_there = tail::is_there(&folder, name);
+        if !is_there && wanted.follow {
+            eprintln!("hob: there is no log {name:?} yet: waiting for it");
+        } else if !is_there {
+            let why = if why.status == 1 { format!(", and {}", why.message) } else { String::new() };
+            unknown.get_or_insert(format!("no log {name:?} in {}{why}", folder.display()));
+        }
+    });
+    if let Some(message) = unknown {
+        return Err(Failed { message, status: 1 });
+    }
     let wanted = tail::Wanted { names, ..wanted };
-    tail::tail(&folder, &wanted, &mut client::log_line)
+    let mut show = |name: &str, line: &[u8]| client::log_line(name, line, json);
+    tail::tail(&folder, &wanted, &mut show)
         .map(|()| 0)
         .map_err(|why| Failed { message: format!("cannot read the logs in {}: {why}", folder.display()), status: 1 })
 }
 
 /// A moment as Unix time: so long ago, or a date with or without a zone.
 fn since(text: &str) -> Result<Duration, String> {
-    let at = if let Ok(ago) = text.parse::<jiff::SignedDuration>() {
+    let ago = config::duration(text).ok().or_else(|| text.parse::<jiff::SignedDuration>().ok()?.try_into().ok());
+    let at = if let Some(ago) = ago {
         jiff::Timestamp::now().checked_sub(ago).ok()
     } else if let Ok(at) = text.parse::<jiff::Timestamp>() {
         Some(at)
@@ -540,6 +601,9 @@ fn check(places: &Places, mut files: Vec<PathBuf>) -> Result<i32, Failed> {
             return Err(usage("nothing to check: there is no ./dotcloud.yml and no settings file".into()));
         }
     }
+    for file in files.iter_mut().filter(|file| file.is_dir()) {
+        file.push("dotcloud.yml");
+    }
     let (problems, warnings) = config::check(&files, &overrides(places), &config::own_env());
     for warning in &warnings {
         eprintln!("warning: {warning}");
@@ -562,6 +626,7 @@ mod tests {
         let now = sys::clock::wall();
         let ago = |text: &str| now.saturating_sub(since(text).expect("a time")).as_secs();
         assert!((599..=600).contains(&ago("10m")) && (7199..=7200).contains(&ago("2h")));
+        assert!((86399..=86400).contains(&ago("1d")) && (5399..=5400).contains(&ago("1 hour 30 mins")));
         assert_eq!(since("1970-01-02T00:00:00Z"), Ok(Duration::from_secs(86400)));
         assert!(since("2026-01-31 12:00").is_ok() && since("2026-01-31").is_ok());
         assert!(since("soon").is_err() && since("").is_err() && since("1960-01-01T00:00:00Z").is_err());
@@ -570,15 +635,5 @@ mod tests {
     #[test]
     fn the_command_table_is_consistent() {
         Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn the_man_page_is_the_table() {
-        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("man/hob.1");
-        if std::env::var_os("HOB_REGENERATE").is_some() {
-            std::fs::write(&file, man_page()).expect("man/hob.1 can be written");
-        }
-        let written = std::fs::read_to_string(&file).unwrap_or_default();
-        assert!(written == man_page(), "man/hob.1 is old: HOB_REGENERATE=1 cargo test man_page");
     }
 }

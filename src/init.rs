@@ -37,11 +37,10 @@ fn start(words: &[CString]) -> io::Result<Pid> {
     if process::pid().as_raw() != 1 {
         process::become_subreaper()?;
     }
-    let env = command::environment();
     process::fork(|| {
         let _ = process::lead_group(process::pid());
         terminal::take();
-        command::exec(words, &env)
+        command::exec_program(words)
     })
 }
 

@@ -123,6 +123,14 @@ fn postinstall_runs_in_approot_without_x_bit_and_without_shebang() {
 }
 
 #[test]
+fn a_postinstall_that_is_only_found_and_not_executable_is_told_and_not_run() {
+    let hob = Home::with("one: sleep 1000").file("postinstall", "exit 7\n").boot();
+    hob.running("one");
+    assert!(hob.err().contains("/postinstall is not executable"), "{}", hob.err());
+    hob.shutdown();
+}
+
+#[test]
 fn a_postinstall_that_fails_starts_nothing_and_its_output_and_status_are_shown() {
     let home = Home::new("www:\n  type: custom\n  process: touch {dir}/started\n")
         .script("postinstall", "#!/bin/sh\necho no database here\nexit 7\n");
@@ -374,8 +382,14 @@ fn version_help_and_completions_work_without_a_daemon() {
     for shell in ["bash", "zsh", "fish"] {
         run(&mut home.command(&["completions", shell])).expect(0).says("boot");
     }
+    let empty = ["HOB_CONFIG", "HOB_SOCKET", "HOB_STATE_DIR", "HOB_LOG_DIR", "HOB_HOME"].map(|name| (name, ""));
+    run(home.command(&["completions", "bash"]).envs(empty)).expect(0);
     run(&mut home.command(&["frobnicate"])).expect(2).says("frobnicate");
     run(&mut home.command(&["boot", "--no-such-flag"])).expect(2);
+    run(home.command(&["--version"]).env("HOB_CONFIG", "").env("HOB_SOCKET", "")).expect(0);
+    // An entry point whose command is missing, and output that goes nowhere.
+    run(&mut home.command(&["boot", "--"])).expect(2).says("no command");
+    sh(&format!("{} completions bash > /dev/full", hob_bin())).expect(111).says("no space left");
 }
 
 #[test]

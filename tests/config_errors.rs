@@ -44,6 +44,20 @@ fn an_empty_file_a_list_and_a_word_are_refused() {
     refuses("www:\n", &["dictionary", "nothing", ":1:"]);
     refuses("www: hello\n", &["dictionary", "string"]);
     refuses("{}\n", &["empty"]);
+    refuses("www: []\n", &["Expected a type dictionary but got an empty list"]);
+    refuses("www: ''\n", &["Expected a type dictionary but got an empty string"]);
+    refuses("www:\n  type: custom\n  systempackages: {}\n", &["Expected a type list but got an empty dictionary"]);
+}
+
+#[test]
+fn a_directory_stands_for_its_dotcloud_yml_and_a_supervisor_conf_needs_no_supervisord_section() {
+    let home = Home::with("one: sleep 1").file("supervisor.conf", "[program:one]\ncommand=sleep 1\nstopsignal=TREM\n");
+    let dir = home.at("").display().to_string();
+    run(&mut home.command(&["check", &dir])).expect(0).says("dotcloud.yml: good");
+    let conf = home.at("supervisor.conf").display().to_string();
+    run(&mut home.command(&["check", &conf])).expect(2).says("TREM");
+    fs::write(&conf, "[program:one]\ncommand=sleep 1\n").expect("ours");
+    run(&mut home.command(&["check", &conf])).expect(0).says("supervisor.conf: good");
 }
 
 #[test]

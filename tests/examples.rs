@@ -57,6 +57,10 @@ fn serves(example: &str, ports: &[&str], words: &[&str]) {
             std::thread::sleep(Duration::from_millis(20));
         }
     }
+    // Another would build in the home that this one runs in.
+    let socket = home.beside("second.sock").display().to_string();
+    let second = run(&mut home.command(&["--socket", &socket, "up", &tree.display().to_string()]));
+    assert!(second.code == 1 && second.err.contains("is up already: pid"), "{second:?}");
     kill(Pid::from_raw(up.id() as i32), Signal::SIGINT).expect("it runs");
     let code = wait_child(&mut up, PATIENCE);
     let left = alive_with(&home.marker());

@@ -290,6 +290,14 @@ fn last_words_and_the_end_that_come_together_end_the_log_too() {
 }
 
 #[test]
+fn a_limit_of_the_size_of_files_is_told_and_ends_no_logger() {
+    let hob = Home::with("one: {prop} count 4000 0 0").under(&["prlimit", "--fsize=20000", "--"]).boot();
+    wait_for("the trouble", || hob.process("one").0["troubles"].to_string().contains("file too large").then_some(()));
+    never_for(Duration::from_millis(500), "the logger ends", || hob.err().contains("the logger ended"));
+    hob.shutdown();
+}
+
+#[test]
 fn a_full_disk_takes_the_oldest_rotated_files_first() {
     if !need("root") {
         return;
@@ -412,7 +420,14 @@ fn logs_f_follows_over_rotation_and_files_that_appear_later() {
     let want: Vec<u64> = (first..4000).collect();
     assert!(numbers == want, "{} lines from {first}, wanted {}", numbers.len(), want.len());
     drop(follow);
-    hob.shutdown();
+    let ran = hob.ok(&["logs", "--json", "-n", "1", "access.log"]);
+    assert_eq!(ran.json(), serde_json::json!({"name": "access", "line": "GET /later"}));
+    // A process that has written nothing has no file; a name of nothing is a mistake, without a daemon as well.
+    assert_eq!(hob.ok(&["logs", "idle"]).out, "");
+    hob.hob(&["logs", "acess.log"]).expect(1).says("no log \"acess\"").says("no process \"acess.log\"");
+    let home = hob.shutdown().into_home();
+    assert_eq!(run(&mut home.command(&["logs", "-n", "1", "access"])).expect(0).out, "[access] GET /later\n");
+    run(&mut home.command(&["logs", "acess"])).expect(1).says("no log \"acess\"");
 }
 
 #[test]

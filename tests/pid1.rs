@@ -220,6 +220,9 @@ fn boot_with_a_command_ends_with_its_status() {
     let ran = init(&["/no/such/program"]);
     assert!(ran.code == 127 || ran.code == 111, "{ran:?}");
     assert!(ran.err.contains("/no/such/program") && ran.err.contains("no such file"), "{ran:?}");
+    // Not run by a shell: it is no script of a service.
+    let ran = init(&["/etc/passwd"]);
+    assert!(ran.code == 126 && ran.err.contains("cannot exec /etc/passwd: permission denied"), "{ran:?}");
     let ran = init(&["sh", "-c", "echo to stdout; echo to stderr >&2"]);
     assert_eq!((ran.out.as_str(), ran.err.as_str()), ("to stdout\n", "to stderr\n"));
 }

@@ -76,6 +76,8 @@ fn signal_reaches_the_process_by_name() {
         (got.contains("USR1\n") && got.contains("HUP\n")).then_some(())
     });
     hob.hob(&["signal", "NONSENSE", "one"]).expect(2).says("NONSENSE");
+    hob.ok(&["stop", "one"]);
+    hob.hob(&["signal", "USR1", "one"]).expect(3).says("not running");
     hob.shutdown();
 }
 
@@ -86,6 +88,8 @@ fn a_missing_program_is_fatal_at_once_with_the_reason() {
     let why = format!("{} {}", fatal.why(), fatal.last_exit());
     assert!(why.contains("no such file") && why.contains("missing"), "{fatal:?}");
     assert!(!why.contains("127"), "{fatal:?}");
+    let many: Vec<&str> = ["status"].into_iter().chain(["www"; 700]).collect();
+    assert_eq!(hob.hob(&many).expect(3).out.lines().count(), 2);
     let ran = hob.hob(&["status", "www"]).expect(3);
     assert!(ran.out.contains("no such file"), "{ran:?}");
     never_for(Duration::from_millis(1500), "another try", || hob.process("www").restarts() > 0);
@@ -110,8 +114,9 @@ fn an_exec_failure_behind_a_profile_is_reported_as_one() {
 fn a_start_that_fails_names_the_command_the_step_and_what_the_step_was_about() {
     let home = Home::with(
         "missing: ~/missing -x\nfolder: {command: ~/good, directory: ~/no/where}\nlocked: ~/locked\n\
-         script: ~/script",
+         script: ~/script\nforeign: ~/foreign",
     )
+    .script("foreign", "\x7fELF\x02\x01\x01\0 of another machine\n")
     .script("good", "#!/bin/sh\nexec sleep 1000\n")
     .script("script", "#!/no/such/shell\n");
     fs::create_dir(home.at("locked")).expect("a fresh name");
@@ -122,6 +127,7 @@ fn a_start_that_fails_names_the_command_the_step_and_what_the_step_was_about() {
         ("missing", "cannot exec ~/missing: no such file or directory", "exec", nix::errno::Errno::ENOENT),
         ("folder", folder.as_str(), "chdir", nix::errno::Errno::ENOENT),
         ("locked", "cannot exec ~/locked: permission denied", "exec", nix::errno::Errno::EACCES),
+        ("foreign", "cannot exec ~/foreign: exec format error", "exec", nix::errno::Errno::ENOEXEC),
         (
             "script",
             "cannot exec ~/script: cannot exec the interpreter it names: no such file or directory (stage interpreter)",
@@ -436,13 +442,20 @@ fn a_second_term_shortens_the_grace_to_a_second() {
 #[test]
 fn relayed_signals_reach_the_named_processes_and_others_are_ignored() {
     let hob = Home::with("one: {prop} signals {home}/one\ntwo: {prop} signals {home}/two")
-        .settings("[relay_signals]\nUSR1 = [\"one\"]\n")
+        .settings("[relay_signals]\nUSR1 = [\"one\"]\nALRM = [\"two\"]\n40 = [\"two\"]\n")
         .boot();
     for name in ["one", "two"] {
         wait_for("handlers", || fs::read_to_string(hob.home.at(name)).ok().filter(|t| t.contains("begin")));
     }
     hob.signal(Signal::SIGUSR1);
-    hob.signal(Signal::SIGWINCH);
+    // What nobody has asked for is ignored, also where the kernel would end any other process for it.
+    for signal in [Signal::SIGWINCH, Signal::SIGIO, Signal::SIGPWR, Signal::SIGVTALRM, Signal::SIGXFSZ] {
+        hob.signal(signal);
+    }
+    hob.signal(Signal::SIGALRM);
+    wait_for("the other one", || fs::read_to_string(hob.home.at("two")).ok().filter(|t| t.contains("ALRM\n")));
+    sh_ok(&format!("kill -40 {0} && kill -41 {0}", hob.pid));
+    wait_for("a real-time signal", || fs::read_to_string(hob.home.at("two")).ok().filter(|t| t.contains("RT\n")));
     wait_for("the relayed signal", || fs::read_to_string(hob.home.at("one")).ok().filter(|t| t.contains("USR1")));
     assert!(!fs::read_to_string(hob.home.at("two")).expect("there").contains("USR1"));
     assert!(hob.is_alive());

@@ -18,18 +18,17 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use serde_json::json;
 
-pub use self::show::{print, table};
+pub use self::show::{has_colour, print, table};
 pub use self::talk::{Daemon, Failed, escape};
 pub use self::why::why;
 use crate::sys::proc;
-use crate::wire::{Done, Environment, Event, Info, Instance, Outcome, Process};
+use crate::wire::{Done, Environment, Event, Info, Instance, LogLine, Outcome, Process};
 
 type Answer = Result<i32, Failed>;
 
 /// The table of processes; 3 if one that was named is not running.
 pub fn status(daemon: &Daemon, names: &[String], as_json: bool) -> Answer {
-    let (processes, same_namespace): (Vec<Process>, bool) =
-        daemon.get_with_namespace(&format!("/v1/processes{}", query("name", names)))?;
+    let (processes, same_namespace) = processes(daemon, names)?;
     let usages = if same_namespace { usages(&processes) } else { processes.iter().map(|_| None).collect() };
     if as_json {
         let with_usage = |(process, usage): (_, &Option<Usage>)| WithUsage {
@@ -47,6 +46,23 @@ pub fn status(daemon: &Daemon, names: &[String], as_json: bool) -> Answer {
     let all_run = processes.iter().all(|p| p.state == "RUNNING");
     Ok(if names.is_empty() || all_run { 0 } else { 3 })
 }
+
+/// Those that are named, or all; and whether their pids mean the same to us.
+fn processes(daemon: &Daemon, names: &[String]) -> Result<(Vec<Process>, bool), Failed> {
+    let ask = |names: &[String]| daemon.get_with_namespace(&format!("/v1/processes{}", query("name", names)));
+    let mut parts = names.chunks(NAMES_AT_ONCE);
+    let (mut found, same_namespace): (Vec<Process>, bool) = ask(parts.next().unwrap_or_default())?;
+    for part in parts {
+        let (more, _) = ask(part)?;
+        let is_new = |process: &Process| found.iter().all(|known| known.name != process.name);
+        let more: Vec<Process> = more.into_iter().filter(is_new).collect();
+        found.extend(more);
+    }
+    Ok((found, same_namespace))
+}
+
+/// A request line has 8 KiB at most, and a name some 130 bytes.
+const NAMES_AT_ONCE: usize = 50;
 
 fn status_rows(processes: &[Process], usages: &[Option<Usage>]) -> Vec<Vec<String>> {
     let header = ["NAME", "STATE", "PID", "UPTIME", "RESTARTS", "CPU", "MEM", "LAST EXIT"];
@@ -136,7 +152,7 @@ pub struct Act<'a> {
     pub json: bool,
 }
 
-/// 1 if something could not be done.
+/// 1 if something could not be done, 3 if there was nobody to get a signal.
 pub fn act(daemon: &Daemon, act: &Act<'_>) -> Answer {
     let mut body = json!({ "names": act.names, "wait": act.wait });
     if let Some(signal) = act.signal {
@@ -157,14 +173,19 @@ pub fn act(daemon: &Daemon, act: &Act<'_>) -> Answer {
             (false, false) => eprintln!("hob: {line}"),
             (_, true) => {}
         }
-        status |= i32::from(!outcome.ok);
+        let is_up = ["STARTING", "RUNNING", "STOPPING"].contains(&outcome.state.as_str());
+        status = match outcome.ok {
+            true => status,
+            false if act.signal.is_some() && !is_up => status.max(3),
+            false => status.max(1),
+        };
     }
     Ok(status)
 }
 
 /// One after the other; the first that does not come back ends it, and the others stay as they are.
 pub fn roll(daemon: &Daemon, names: &[String], timeout: Option<f64>, json: bool) -> Answer {
-    let processes: Vec<Process> = daemon.get(&format!("/v1/processes{}", query("name", names)))?;
+    let (processes, _) = processes(daemon, names)?;
     let names: Vec<String> = processes.iter().map(|p| format!("{}:{}", p.group, p.process)).collect();
     for (nth, name) in names.iter().enumerate() {
         let names_of_one = std::slice::from_ref(name);
@@ -397,8 +418,9 @@ pub fn log_dir(daemon: &Daemon, fallback: &Path) -> std::path::PathBuf {
     daemon.get::<Info>("/v1/info").map_or_else(|_| fallback.to_owned(), |info| info.log_dir.into())
 }
 
-/// The files of the named processes, as names that `Tail` understands.
-pub fn log_names(daemon: &Daemon, names: &[String], folder: &Path) -> Result<Vec<String>, Failed> {
+/// The files of the named processes, as names that `Tail` understands. What is no process is a file of the
+/// application's own: `other` gets its name, and why it is no process.
+pub fn log_names(daemon: &Daemon, names: &[String], folder: &Path, other: &mut dyn FnMut(&str, Failed)) -> Vec<String> {
     let mut found = Vec::new();
     for name in names {
         match daemon.get::<Vec<Process>>(&format!("/v1/processes{}", query("name", std::slice::from_ref(name)))) {
@@ -409,11 +431,14 @@ pub fn log_names(daemon: &Daemon, names: &[String], folder: &Path) -> Result<Vec
                     .filter_map(|file| Path::new(file).strip_prefix(folder).ok()?.to_str().map(str::to_owned))
                     .map(|file| file.strip_suffix(".log").unwrap_or(&file).to_owned()),
             ),
-            // Not a process: a file of the application's own, or the daemon is away.
-            Err(_) => found.push(name.strip_suffix(".log").unwrap_or(name).to_owned()),
+            Err(why) => {
+                let name = name.strip_suffix(".log").unwrap_or(name);
+                other(name, why);
+                found.push(name.to_owned());
+            }
         }
     }
-    Ok(found)
+    found
 }
 
 pub fn environment(daemon: &Daemon, instance: &str) -> Result<Environment, Failed> {
@@ -426,9 +451,10 @@ fn query(key: &str, values: &[String]) -> String {
 }
 
 /// Prints one line of a log with its name.
-pub fn log_line(name: &str, line: &[u8]) -> io::Result<()> {
+pub fn log_line(name: &str, line: &[u8], as_json: bool) -> io::Result<()> {
     let line = String::from_utf8_lossy(line);
     match show::has_colour() {
+        _ if as_json => print(&format!("{}\n", json!(LogLine { name: name.into(), line: line.into() }))),
         true => print(&format!("\x1b[36m[{name}]\x1b[0m {line}\n")),
         false => print(&format!("[{name}] {line}\n")),
     }

@@ -3,11 +3,16 @@
 use std::io::{self, IsTerminal, Write};
 use std::sync::OnceLock;
 
-/// Lines on stdout. A reader that has left (`| head`) is no error.
+/// Lines on stdout. A reader that has left (`| head`) is no error; anything else ends the command, as what it has to say
+/// is lost.
 pub fn print(text: &str) -> io::Result<()> {
     match io::stdout().lock().write_all(text.as_bytes()) {
         Err(why) if why.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
-        other => other,
+        Err(why) => {
+            eprintln!("hob: cannot write to standard output: {}", super::talk::reason(&why));
+            std::process::exit(111)
+        }
+        done => done,
     }
 }
 
@@ -45,8 +50,11 @@ fn visible_width(cell: &str) -> usize {
 /// Asked once: a table of 1,000 rows would ask the kernel 1,000 times.
 pub fn has_colour() -> bool {
     static ANSWER: OnceLock<bool> = OnceLock::new();
-    *ANSWER
-        .get_or_init(|| io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()))
+    let is_wanted = || {
+        std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+            && std::env::var_os("TERM").is_none_or(|value| value != "dumb")
+    };
+    *ANSWER.get_or_init(|| io::stdout().is_terminal() && is_wanted())
 }
 
 pub fn state(state: &str) -> String {

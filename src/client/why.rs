@@ -11,7 +11,7 @@ use crate::sys::proc;
 use crate::wire::{Instance, Process};
 
 pub fn why(daemon: &Daemon, names: &[String], as_json: bool) -> Result<i32, Failed> {
-    let processes: Vec<Process> = daemon.get(&format!("/v1/processes{}", super::query("name", names)))?;
+    let (processes, _) = super::processes(daemon, names)?;
     let instances: Vec<Instance> = daemon.get("/v1/instances")?;
     let mut text = String::new();
     let mut list = Vec::new();

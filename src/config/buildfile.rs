@@ -480,6 +480,15 @@ impl Reader {
             let told = format!("{count} processes in all; the most is {MAX_PROCESSES}");
             self.problems.push(Problem::new(&Place::file(&self.file), told));
         }
+        // Every instance is told of every port of every instance.
+        let instances: usize = stack.services.iter().map(|s| s.instances as usize).sum();
+        let told_each: usize = stack.services.iter().map(|s| s.instances as usize * (1 + 3 * s.ports.len())).sum();
+        let variables = instances.saturating_mul(told_each);
+        if variables > MAX_VARIABLES {
+            let told = format!("{instances} instances have {variables} variables in all; the most is {MAX_VARIABLES}");
+            let problem = Problem::new(&Place::file(&self.file), told);
+            self.problems.push(problem.hint("every instance is told of the ports of all the others"));
+        }
     }
 
     /// A key declared as a string: any scalar, by its source text.
@@ -510,7 +519,16 @@ impl Reader {
     }
 
     fn expected(&mut self, wanted: &str, value: &Value) {
-        let got = if value.is_null() { "nothing".to_owned() } else { format!("a type {}", value.type_word()) };
+        let is_empty = match &value.data {
+            Data::Scalar(scalar) => scalar.text.is_empty(),
+            Data::List(items) => items.is_empty(),
+            Data::Map(entries) => entries.is_empty(),
+        };
+        let got = match value.type_word() {
+            _ if value.is_null() => "nothing".to_owned(),
+            word if is_empty => format!("an empty {word}"),
+            word => format!("a type {word}"),
+        };
         self.problems.push(schema(&value.at, &format!("Expected a type {wanted} but got {got}")));
     }
 }
@@ -627,6 +645,7 @@ const OTHER_TYPES: &[&str] = &[
 /// Each instance lists every other in its environment, so their number squared is what it costs.
 pub const MAX_INSTANCES: u32 = 256;
 const MAX_PROCESSES: usize = 20_000;
+const MAX_VARIABLES: usize = 2_000_000;
 
 #[cfg(test)]
 #[path = "buildfile_tests.rs"]

@@ -284,6 +284,15 @@ fn a_stack_with_too_many_processes_is_refused() {
 }
 
 #[test]
+fn a_stack_whose_instances_would_tell_each_other_too_much_is_refused() {
+    let services = |count: usize| (0..count).map(|i| format!("s{i}: {{type: custom}}\n")).collect::<String>();
+    assert_eq!(stack(&services(500)).services.len(), 500);
+    let told = "dotcloud.yml: 2000 instances have 16000000 variables in all; the most is 2000000; every instance is told \
+                of the ports of all the others";
+    assert_eq!(problems(&services(2000)), told);
+}
+
+#[test]
 fn a_long_chain_of_after_is_no_problem() {
     let chain: String = (1..5000).map(|i| format!("    p{i}: {{command: x, after: p{}}}\n", i - 1)).collect();
     let began = Instant::now();

@@ -47,6 +47,7 @@ pub use command::classify as command_kind;
 pub use environ::{Env, build_env, environment_files, from_elsewhere, own_env, variable_part};
 pub use expand::clean as clean_path;
 pub use flags::{Flags, usage as supervisord_usage};
+pub use kinds::duration;
 pub use ports::Ports;
 pub use search::{find as find_supervisord_conf, places as supervisord_conf_places};
 pub use settings::{DEFAULT_USER, HomeMode, Overrides, Settings, settings};
@@ -103,7 +104,10 @@ pub fn check(files: &[PathBuf], flags: &Overrides, own: &Env) -> (Problems, Vec<
         let flags = Flags::default();
         let cwd = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
         let root = crate::sys::process::effective_uid() == 0;
-        match supervisord(&Setting { file, flags: &flags, env: own, cwd: &cwd, root, seen_in: None }) {
+        let file = std::path::absolute(file).unwrap_or_else(|_| file.to_path_buf());
+        // That of a home has other rules than supervisord's own.
+        let seen_in = file.parent().filter(|_| file.ends_with("supervisor.conf"));
+        match supervisord(&Setting { file: &file, flags: &flags, env: own, cwd: &cwd, root, seen_in }) {
             Ok(conf) => warnings.extend(conf.warnings),
             Err(wrong) => problems.0.extend(wrong.0),
         }

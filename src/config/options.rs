@@ -315,8 +315,8 @@ pub const PROCESS: &[Opt<ProcessOptions>] = &[
         kind: SIZE,
         default: "",
         doc: "It is restarted when it has more resident memory than this, with everything that it started. Looked at \
-              every 5 seconds. Absent: no limit.",
-        set: |o, v| put(&mut o.memory_limit, Some(scalar(v, kinds::size)?)),
+              every 5 seconds. Absent or 0: no limit.",
+        set: |o, v| put(&mut o.memory_limit, Some(scalar(v, kinds::size)?).filter(|&limit| limit > 0)),
     },
     Opt {
         key: "pidfile",

@@ -218,6 +218,7 @@ fn probes_are_asked_for_with_one_key_for_each_option() {
     assert_eq!((log.timestamps, log.prefix, log.json, log.console), (true, true, true, true));
     assert_eq!((log.compress, log.max_total), (Compress::Gzip, 1 << 30));
     assert_eq!(log.stderr.as_ref().unwrap().compress, Compress::Gzip);
+    assert_eq!(one("memory_limit=0\n").memory_limit, None);
     assert_eq!(one("ready_notify=true\n").ready.unwrap().by, ReadyBy::Notify);
     assert_eq!(one("health_every=5s\nhealth_exec=true\n").health.unwrap().probe.ask, Ask::Exec("true".into()));
 }

@@ -489,7 +489,8 @@ pub const SETTINGS: &[Opt<SettingsFile>] = &[
         kind: "never, any-fatal or all-exited",
         default: "never",
         doc: "When hob ends by itself, with the exit status of the process that decided: never, as soon as one process is \
-              FATAL, or when none runs any more. The load balancer does not count, nor what happens during a deployment.",
+              FATAL, or when none runs any more; then the last that has failed decides, if one has. The load balancer does \
+              not count, nor what happens during a deployment.",
         set: |o, v| put(&mut o.exit_when, scalar(v, kinds::exit_when)?),
     },
     Opt {

@@ -479,7 +479,8 @@ pub fn failure(status: u16, error: String) -> Answer {
 
 pub fn failures(status: u16, errors: Vec<String>) -> Answer {
     let error = errors.first().cloned().unwrap_or_default();
-    let errors = if errors.len() > 1 { errors } else { Vec::new() };
+    // A configuration that was refused is told in the same way however many errors it has.
+    let errors = if errors.len() > 1 || status == 422 { errors } else { Vec::new() };
     Answer { status, content: JSON, body: body(&wire::Failure { error, errors }), headers: Vec::new() }
 }
 

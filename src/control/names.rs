@@ -61,7 +61,11 @@ pub fn resolve_instance(wanted: &str, instances: &[Instance]) -> Result<usize, U
         }
         several => {
             let candidates: Vec<String> = several.iter().map(|&at| instances[at].name.clone()).collect();
-            let error = format!("{wanted:?} is ambiguous: {}", one_of(&candidates));
+            // The words of the original.
+            let error = format!(
+                "There are multiple instances of service {wanted:?}. Please specify the full instance name: {}",
+                one_of(&candidates)
+            );
             Err(Unresolved { is_unknown: false, errors: vec![error] })
         }
     }
@@ -331,7 +335,9 @@ mod tests {
         assert_eq!(resolve_instance("db", &instances), Ok(2));
         assert_eq!(resolve_instance("db.0", &instances), Ok(2));
         let errors = |name| resolve_instance(name, &instances).expect_err("not one").errors;
-        assert_eq!(errors("www"), ["\"www\" is ambiguous: www.0, www.1"]);
+        let told =
+            "There are multiple instances of service \"www\". Please specify the full instance name: www.0, www.1";
+        assert_eq!(errors("www"), [told]);
         assert_eq!(errors("dbb"), ["no instance \"dbb\"; did you mean \"db\"?"]);
     }
 }

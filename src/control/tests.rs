@@ -608,12 +608,15 @@ fn a_reload_answers_what_changed_or_every_error() {
     let mut bench = Bench::with(Vec::new());
     let mut good = bench.post("/v1/reload", "");
     let mut bad = bench.post("/v1/reload", "");
-    let [first, second] = bench.host.tickets[..] else { panic!("two tickets") };
+    let mut single = bench.post("/v1/reload", "");
+    let [first, second, third] = bench.host.tickets[..] else { panic!("three tickets") };
     bench.control.reload_done(second, Err(vec!["a.yml:1:1: x".into(), "a.yml:2:1: y".into()]), &mut bench.host);
+    bench.control.reload_done(third, Err(vec!["a.yml:1:1: x".into()]), &mut bench.host);
     bench.control.reload_done(first, Ok("2 processes".into()), &mut bench.host);
     assert_eq!(answer(&mut good), Some((200, r#"{"message":"2 processes"}"#.into())));
     let errors = r#"{"error":"a.yml:1:1: x","errors":["a.yml:1:1: x","a.yml:2:1: y"]}"#;
     assert_eq!(answer(&mut bad), Some((422, errors.into())));
+    assert_eq!(answer(&mut single), Some((422, r#"{"error":"a.yml:1:1: x","errors":["a.yml:1:1: x"]}"#.into())));
 }
 
 #[test]

@@ -5,8 +5,9 @@ use std::fs;
 use std::hash::{BuildHasher, Hasher};
 use std::path::PathBuf;
 
-use super::*;
+use super::Daemon;
 use crate::plan::{LogSpec, Spec, Supervisord};
+use crate::supervisor::Supervisor;
 
 impl Daemon {
     pub(super) fn remove_automatic_logs(&self, spec: &Spec) {

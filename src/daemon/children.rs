@@ -97,6 +97,10 @@ impl Children {
         self.batches.is_empty() && self.not_made.is_empty()
     }
 
+    pub fn launchers(&self) -> impl Iterator<Item = Pid> {
+        self.batches.iter().map(|batch| batch.launcher)
+    }
+
     pub fn hand_over<'c>(&'c self, lent: &mut Lent<'c>) -> Handed {
         Handed {
             runs: self.pids.iter().map(|(run, pid)| (*run, pid.as_raw())).collect(),

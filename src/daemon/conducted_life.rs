@@ -1,6 +1,10 @@
 //! The life of processes, in supervisord's words: for its log, and for its event listeners.
 
-use super::*;
+use super::{Daemon, now};
+use crate::plan::Reach;
+use crate::supervisor::Process;
+use crate::supervisor::event::{Change, Exit, Phase, Run, signal_name};
+use crate::sys;
 
 // The life of processes, in supervisord's words.
 impl Daemon {

@@ -5,9 +5,12 @@ use std::collections::HashMap;
 use super::auto_logs::{name_logs, unnamed};
 use super::conductor::Purpose;
 use super::mainlog::CRITICAL;
-use super::*;
-use crate::control::Done;
-use crate::plan::{Group, Name, Spec};
+use super::planner::{Planner, Refusal};
+use super::{Daemon, now};
+use crate::control::{Done, GroupError, Host, Ticket};
+use crate::plan::{Group, Name, Plan, Spec};
+use crate::supervisor::Process;
+use crate::supervisor::event::{Event, Phase, ProcessId};
 
 impl Daemon {
     pub fn want_reread(&mut self, ticket: Ticket) {

@@ -41,7 +41,10 @@ use std::time::Duration;
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
-use signal_hook::consts::signal::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
+use signal_hook::consts::signal::{
+    SIGALRM, SIGCHLD, SIGHUP, SIGINT, SIGIO, SIGPROF, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGVTALRM, SIGWINCH, SIGXCPU,
+    SIGXFSZ,
+};
 use signal_hook_mio::v1_0::Signals;
 
 pub use self::conductor::Given;
@@ -60,9 +63,9 @@ use self::predecessor::{Predecessor, Registration};
 use self::readiness::Readiness;
 use self::rescue::Rescued;
 use self::stops::{Ending, Sweep};
-use crate::control::{Control, GroupError, Host, LogQuery, Tail, Ticket};
-use crate::plan::{Plan, Probe, Reach, Server};
-use crate::supervisor::event::{Action, Change, Event, Exit, Job, Phase, ProcessId, Run, Time, signal_name};
+use crate::control::{Control, Host, LogQuery, Tail, Ticket};
+use crate::plan::{Plan, Probe, Server};
+use crate::supervisor::event::{Action, Change, Event, Job, Phase, ProcessId, Run, Time, signal_name};
 use crate::supervisor::{Process, Supervisor};
 use crate::sys;
 use crate::sys::proc::Stat;
@@ -199,6 +202,13 @@ impl Daemon {
         let poll = Poll::new()?;
         let taken = [SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH];
         let mut signals = Signals::new(taken)?;
+        // What would end us, and is no bug of ours: a timer or limit that we were started with, somebody's mistake.
+        for signal in [SIGALRM, SIGVTALRM, SIGPROF, SIGIO, libc::SIGPWR, SIGXCPU, SIGXFSZ, libc::SIGSTKFLT]
+            .into_iter()
+            .chain(34..=64)
+        {
+            sys::process::ignore_signal(signal);
+        }
         sys::process::unblock_signals();
         sys::process::become_subreaper()?;
         poll.registry().register(&mut signals, SIGNALS, Interest::READABLE)?;
@@ -258,6 +268,7 @@ impl Daemon {
 
     fn run(&mut self) -> io::Result<i32> {
         if self.has_plan {
+            self.take_relayed(self.supervisor.plan());
             let rescued = self.rescued.take();
             self.go_on(rescued);
         } else {
@@ -510,6 +521,17 @@ impl Daemon {
         }
     }
 
+    /// Listens for the signals that are to be passed on, beside those it always listens for.
+    fn take_relayed(&self, plan: &Plan) {
+        for (&signal, names) in &plan.relay_signals {
+            if !names.is_empty()
+                && let Err(why) = self.signals.add_signal(signal)
+            {
+                log::warn!("cannot relay {}: {why}", signal_name(signal));
+            }
+        }
+    }
+
     fn hear_signal(&mut self, signal: i32) {
         rescue::try_here("signal");
         let relayed = self.supervisor.plan().relay_signals.get(&signal).cloned().unwrap_or_default();
@@ -646,12 +668,14 @@ impl Daemon {
                 self.disabled.apply(&mut plan.specs);
                 self.predecessors.clear();
                 let count = plan.specs.len();
+                self.take_relayed(&plan);
                 self.has_plan = true;
                 self.deployed = self.deployed_next;
                 self.feed(Event::Plan(plan));
                 self.tidy_at = Some(now() + TIDY_AFTER);
-                self.manager.say(&format!("READY=1\nSTATUS={count} processes"));
-                Ok(format!("{count} processes"))
+                let count = format!("{count} process{}", if count == 1 { "" } else { "es" });
+                self.manager.say(&format!("READY=1\nSTATUS={count}"));
+                Ok(count)
             }
             Err(refusal) => {
                 // Said plainly, without a log prefix: it is what the person who typed the command waits for.

@@ -5,6 +5,7 @@
 //! world are compared: a run without a child has ended, nobody knows how, and a child without a run is ended. A signal
 //! that was not sent is followed by SIGKILL, as one that was not heeded.
 
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -14,10 +15,13 @@ use super::{Daemon, messages, now};
 use crate::control::Host;
 use crate::supervisor::event::{Action, Event, Exit, Job, ProcessId, Run, Time};
 use crate::sys::process::{self, Pid};
+use crate::sys::{pidfd, poll};
 
 /// More panics than this within `WHILE`, and it would not help to go on.
 const MOST: usize = 3;
 const WHILE: Duration = Duration::from_secs(60);
+/// It does nothing but fork; one that takes longer hangs.
+const LAUNCHED_WITHIN: Duration = Duration::from_secs(2);
 
 /// What an upgrade waits for and a panic does not.
 #[derive(Serialize, Deserialize)]
@@ -28,6 +32,8 @@ pub struct Rescued {
     replan: Option<bool>,
     /// The panics of the last minute, this one too.
     panics: Vec<Time>,
+    /// They go on making children that nobody waits for.
+    launchers: Vec<i32>,
 }
 
 /// Panics if a test wants it here: the file that `HOB_PANICS` names has this word in it.
@@ -57,15 +63,17 @@ impl Daemon {
         let starts = self.to_start.iter().map(|run| Action::Spawn(*run));
         let pending = starts.chain(self.decided.iter().cloned()).collect();
         let replan = self.planner.is_some().then_some(self.deployed_next);
-        let why = self.become_again(Rescued { pending, replan, panics });
+        let launchers = self.children.launchers().map(Pid::as_raw).collect();
+        let why = self.become_again(Rescued { pending, replan, panics, launchers });
         messages::say(&format!("hob: cannot go on after a panic: {why}"));
     }
 
     /// Makes the table say what is so.
     pub(super) fn settle_after_panic(&mut self, rescued: Rescued) {
         log::error!("hob has panicked, and goes on; please report what it said");
-        let Rescued { pending, replan, panics } = rescued;
+        let Rescued { pending, replan, panics, launchers } = rescued;
         self.panics = panics;
+        launchers.into_iter().for_each(wait_for_launcher);
         let is_lost = |run: &Run| self.children.pid(*run).is_none() && !pending.contains(&Action::Spawn(*run));
         let lost: Vec<Run> = self.supervisor.runs().into_iter().filter(is_lost).collect();
         self.decided.extend(pending);
@@ -92,5 +100,17 @@ impl Daemon {
             ids.iter().map(|&id| Trace { id, leader: leader(id), pipes: self.logs.inodes(id) }).collect();
         let is_known = |pid| self.is_ours(pid);
         leftovers::attribute(&is_known, &self.marks, &traces).kill(&ids, &is_known, &self.marks, &traces);
+    }
+}
+
+/// Until it has made what it was to make, marks and all. It is a child of ours and not reaped: the number is its own.
+fn wait_for_launcher(pid: i32) {
+    let ends = |within| {
+        let pidfd = pidfd::open(pid)?;
+        poll::readable(&[pidfd.as_fd()], Some(within))
+    };
+    if !ends(LAUNCHED_WITHIN).is_ok_and(|ended| ended == [true]) {
+        let _ = process::kill(Pid::from_raw(pid), libc::SIGKILL);
+        let _ = ends(LAUNCHED_WITHIN);
     }
 }

@@ -39,8 +39,8 @@ impl Daemon {
             let at_will = many.iter().all(|run| priority(run) == many.first().and_then(priority));
             match batch::start(&many, at_will, &self.marks, &|run| self.launch(run, run.job.process())) {
                 Ok((batches, left)) => {
-                    rescue::try_here("launchers");
                     self.children.add_batches(batches);
+                    rescue::try_here("launchers");
                     runs.extend(left);
                 }
                 Err(why) => {

@@ -159,21 +159,18 @@ impl Sink {
     /// Tries again what could not be written.
     pub fn retry(&mut self) -> Option<News> {
         let mut trouble = self.trouble.take()?;
-        let mut text = Vec::new();
-        if trouble.dropped > 0 {
-            text = gap_line(&trouble, self.open_line > 0);
-        }
-        let gap = text.len();
-        text.extend(trouble.held.iter());
+        let (text, held_at) = trouble.text(self.spec.on_full, self.open_line > 0);
         let mut rest = &text[..];
         match self.push(&mut rest) {
             Ok(()) => (!trouble.is_slow).then_some(News::Recovered { dropped: trouble.dropped }),
             Err(why) => {
+                // The line about the gap is written again where it was cut, with what is lost by then.
                 let written = text.len() - rest.len();
-                if written >= gap {
+                if written >= held_at && held_at > 0 {
                     trouble.dropped = 0;
-                    trouble.held.drain(..written - gap);
                 }
+                let taken = written.saturating_sub(held_at).min(trouble.held.len());
+                trouble.held.drain(..taken);
                 let longest = if trouble.is_slow { PAUSE_FIRST } else { PAUSE_LAST };
                 trouble.pause = (trouble.pause * 2).min(longest);
                 trouble.retry_at = clock::since_boot() + trouble.pause;
@@ -516,20 +513,46 @@ impl Trouble {
     fn hold(&mut self, bytes: &[u8], on_full: OnFull) {
         match on_full {
             OnFull::Block => self.held.extend(bytes),
+            // Once something is lost the rest is too, so that there is one gap and not many.
+            OnFull::DropNewest if self.dropped > 0 => self.dropped += bytes.len() as u64,
             OnFull::DropNewest => {
-                let room = HELD_MAX.saturating_sub(self.held.len());
-                // Once something is lost the rest is too, so that there is one gap and not many.
-                let kept = if self.dropped > 0 { 0 } else { room.min(bytes.len()) };
+                let kept = HELD_MAX.saturating_sub(self.held.len()).min(bytes.len());
                 self.held.extend(&bytes[..kept]);
-                self.dropped += (bytes.len() - kept) as u64;
+                if kept < bytes.len() {
+                    let open = self.held.iter().rev().take(LINE_MAX).position(|&b| b == b'\n').unwrap_or(0);
+                    self.held.truncate(self.held.len() - open);
+                    self.dropped += (bytes.len() - kept + open) as u64;
+                }
             }
             OnFull::DropOldest => {
                 self.held.extend(bytes);
-                let over = self.held.len().saturating_sub(HELD_MAX);
+                let mut over = self.held.len().saturating_sub(HELD_MAX);
+                if over > 0 {
+                    let line = self.held.range(over - 1..).take(LINE_MAX).position(|&b| b == b'\n');
+                    over += line.unwrap_or(0);
+                }
                 self.held.drain(..over);
                 self.dropped += over as u64;
             }
         }
+    }
+
+    /// What is to be written, with a line about what is missing at its place: the oldest are missing before what is
+    /// held, the newest behind it. The second value is where what is held begins.
+    fn text(&self, on_full: OnFull, is_mid_line: bool) -> (Vec<u8>, usize) {
+        if self.dropped == 0 {
+            return (self.held.iter().copied().collect(), 0);
+        }
+        if on_full == OnFull::DropNewest {
+            let mut text: Vec<u8> = self.held.iter().copied().collect();
+            let is_mid_line = text.last().map_or(is_mid_line, |&last| last != b'\n');
+            text.extend(gap_line(self, is_mid_line));
+            return (text, 0);
+        }
+        let mut text = gap_line(self, is_mid_line);
+        let held_at = text.len();
+        text.extend(self.held.iter());
+        (text, held_at)
     }
 }
 

@@ -38,6 +38,39 @@ fn an_open_line_moves_whole_and_is_cut_rather_than_lost_when_it_cannot_be_moved(
 }
 
 #[test]
+fn the_line_about_a_gap_stands_where_the_bytes_are_missing_and_no_line_is_torn() {
+    for on_full in [OnFull::DropNewest, OnFull::DropOldest] {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("web.log");
+        let mut sink = sink(&path, |spec| spec.on_full = on_full);
+        assert_eq!(sink.write(b"before\n"), None);
+        fs::rename(&path, dir.path().join("kept")).expect("moved");
+        fs::create_dir(&path).expect("made");
+        sink.reopen();
+        // Lines that do not divide what is held.
+        let lines: Vec<String> = (0..3 * HELD_MAX / 1000).map(|n| format!("{n:>998}\n")).collect();
+        for some in lines.concat().as_bytes().chunks(4096) {
+            sink.write(some);
+        }
+        let (_, lost) = sink.counts();
+        fs::remove_dir(&path).expect("removed");
+        assert_eq!(sink.retry(), Some(News::Recovered { dropped: lost }));
+        assert_eq!(sink.write(b"after\n"), None);
+        let text = read(&path);
+        let (gaps, whole): (Vec<(usize, &str)>, Vec<_>) = text.lines().enumerate().partition(|l| l.1.starts_with('['));
+        let [(at, gap)] = gaps[..] else { panic!("{gaps:?}") };
+        assert!(gap.starts_with(&format!("[hob: {lost} bytes lost between ")), "{gap}");
+        let whole: Vec<&str> = whole.iter().map(|l| l.1).collect();
+        let held = whole.len() - 1;
+        assert_eq!(lost as usize + held * 999, lines.len() * 999);
+        let expected = if on_full == OnFull::DropNewest { &lines[..held] } else { &lines[lines.len() - held..] };
+        assert!(whole[..held].iter().zip(expected).all(|(line, expected)| *line == expected.trim_end()));
+        assert_eq!((at, whole[held]), (if on_full == OnFull::DropNewest { held } else { 0 }, "after"));
+        assert!(held * 999 > HELD_MAX - 2000);
+    }
+}
+
+#[test]
 fn trouble_with_a_file_ends_when_none_is_wanted_any_more() {
     let dir = tempfile::tempdir().expect("a folder");
     let path = dir.path().join("web.log");

@@ -139,6 +139,10 @@ impl Followed {
     /// Goes to where the last `lines` lines begin.
     fn seek_last_lines(&mut self, lines: usize) -> io::Result<()> {
         let size = self.file.metadata()?.len();
+        if lines == 0 {
+            self.at = size;
+            return Ok(());
+        }
         let mut start = size;
         let mut found = 0;
         let mut block = vec![0; 64 << 10];
@@ -153,8 +157,8 @@ impl Followed {
                 if after < size {
                     found += 1;
                 }
-                if found == lines && after < size || lines == 0 {
-                    start = if lines == 0 { size } else { after };
+                if found == lines && after < size {
+                    start = after;
                     break 'search;
                 }
             }
@@ -271,6 +275,12 @@ pub fn name_of(folder: &Path, path: &Path) -> Option<String> {
     Some(name.strip_suffix(".log").unwrap_or(&name).to_owned())
 }
 
+/// Whether a log of that name is there.
+pub fn is_there(folder: &Path, name: &str) -> bool {
+    let wanted = Wanted { names: vec![name.to_owned()], ..Wanted::default() };
+    files(folder).iter().any(|path| is_wanted(folder, path, &wanted).is_some())
+}
+
 fn is_wanted(folder: &Path, path: &Path, wanted: &Wanted) -> Option<String> {
     let name = name_of(folder, path)?;
     let base = name.rsplit('/').next().unwrap_or(&name);
@@ -330,6 +340,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let text = "1970-01-01T00:00:01.000Z a\n1970-01-01T00:00:09.500Z b\nplain\n";
         fs::write(dir.path().join("web.log"), text).expect("written");
+        fs::write(dir.path().join("open.log"), "no end").expect("written");
         let lines = |since: Duration| {
             let mut seen = Vec::new();
             let wanted = Wanted { lines: 10, since: Some(since), ..Wanted::default() };
@@ -340,7 +351,7 @@ mod tests {
             shown.expect("read");
             seen
         };
-        assert_eq!(lines(Duration::from_secs(5)), ["1970-01-01T00:00:09.500Z b", "plain"]);
+        assert_eq!(lines(Duration::from_secs(5)), ["1970-01-01T00:00:09.500Z b", "plain", "no end"]);
         assert_eq!(lines(Duration::from_secs(1 << 33)), [""; 0]);
     }
 }

@@ -149,11 +149,16 @@ pub fn build_service(
             continue;
         }
         if key == "buildscript"
-            && !resolve(first_word(line), folder, site.home).exists()
-            && !resolve(line, folder, site.home).exists()
+            && !resolve(first_word(line), folder, site.home).is_file()
+            && !resolve(line, folder, site.home).is_file()
         {
             let why = format!("{}: cannot find the buildscript {line:?} in {}", service.name, folder.display());
             return Err(one(1, format!("{why}; it is a path from the directory of dotcloud.yml")));
+        }
+        if !folder.is_dir() {
+            let why = format!("{}: cannot run {key} {line:?}", service.name);
+            let (approot, root) = (&service.approot, tree.root.display());
+            return Err(one(1, format!("{why}: approot {approot:?} is not a directory of {root}")));
         }
         show(format!("{key} {line}").as_bytes());
         let script = Script {
@@ -170,8 +175,8 @@ pub fn build_service(
             .map_err(|e| one(111, format!("{}: cannot run {key} {line:?}: {}", service.name, describe(&e))))?;
         let status = match outcome.end {
             End::Ended(ended) if ended.status() == 0 => continue,
-            End::Ended(ended) => ended.status(),
-            End::TookTooLong => 1,
+            // The script's own is in the message: here 2 and 4 mean something else.
+            End::Ended(_) | End::TookTooLong => 1,
             End::Interrupted(signal) => 128 + signal,
         };
         let how = told(outcome.end, settings.build_timeout);

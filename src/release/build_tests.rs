@@ -53,13 +53,13 @@ fn hooks_run_in_the_approot_and_the_builder_at_the_root_with_the_build_environme
 }
 
 #[test]
-fn a_builder_that_fails_stops_the_build_with_its_status_and_last_lines() {
+fn a_builder_that_fails_stops_the_build_and_its_status_and_last_lines_are_told() {
     let bench = Bench::new(&[
         ("dotcloud.yml", "www:\n  type: custom\n  buildscript: b\n  postbuild: touch ~/reached\n"),
         ("b", "echo before\necho oh no >&2\nexit 42\n"),
     ]);
     let refused = bench.build().expect_err("it fails");
-    assert_eq!(refused.status, 42);
+    assert_eq!(refused.status, 1);
     assert_eq!(refused.errors, ["www: buildscript \"b\" exited with code 42", "  before", "  oh no"]);
     assert!(!bench.dir.path().join("homes/www/reached").exists());
 }
@@ -88,6 +88,13 @@ fn a_missing_file_is_told_with_where_it_was_looked_for() {
     let bench = Bench::new(&[("dotcloud.yml", "www:\n  type: custom\n  buildscript: www/builder\n")]);
     let refused = bench.build().expect_err("it is missing");
     assert!(refused.errors[0].starts_with("www: cannot find the buildscript \"www/builder\" in "), "{refused:?}");
+    let folder = Bench::new(&[("dotcloud.yml", "www:\n  type: custom\n  buildscript: b\n"), ("b/x", "")]);
+    let refused = folder.build().expect_err("a directory");
+    assert!(refused.errors[0].starts_with("www: cannot find the buildscript \"b\" in "), "{refused:?}");
+    let yml = "www:\n  type: custom\n  approot: app\n  prebuild: echo x\n";
+    let refused = Bench::new(&[("dotcloud.yml", yml)]).build().expect_err("no approot");
+    let told = "www: cannot run prebuild \"echo x\": approot \"app\" is not a directory of ";
+    assert!(refused.errors[0].starts_with(told), "{refused:?}");
     let empty = Bench::new(&[("other", "")]);
     let refused = empty.build().expect_err("it is missing");
     assert!(refused.errors[0].contains("Couldn't find a dotcloud.yml in "), "{refused:?}");

@@ -252,7 +252,13 @@ pub fn postinstall_line(service: &Service, instance: &Instance) -> Option<String
     let folder = instance.code.join(&service.approot);
     match service.postinstall.as_str() {
         "" if is_executable(&folder.join("postinstall")) => Some("./postinstall".to_owned()),
-        "" => None,
+        "" => {
+            if folder.join("postinstall").is_file() {
+                let why = "not executable, so it does not run; chmod +x it, or write postinstall: ./postinstall";
+                log::warn!("{}: {} is {why}", instance.name, folder.join("postinstall").display());
+            }
+            None
+        }
         // A bare name is one in the code, not in PATH.
         name if folder.join(name).is_file() && !name.contains('/') => Some(format!("./{name}")),
         line => Some(line.to_owned()),
@@ -268,11 +274,16 @@ pub fn run_postinstall(
     mark: Option<&Mark>,
     show: &mut ShowLine<'_>,
 ) -> Result<(), Refused> {
+    let folder = instance.code.join(&service.approot);
+    if !folder.is_dir() {
+        let why = format!("approot {:?} is not a directory of {}", service.approot, instance.code.display());
+        return Err(Refused::one(1, format!("{}: cannot run postinstall {line:?}: {why}", instance.name)));
+    }
     let mut env = instance.env.clone();
     env.extend(mark.map(|mark| (background::VARIABLE.to_owned(), mark.value().to_owned())));
     let script = Script {
         line,
-        folder: &instance.code.join(&service.approot),
+        folder: &folder,
         env: &env,
         user: instance.user.as_ref(),
         within: settings.postinstall_timeout,

@@ -230,7 +230,13 @@ fn words(line: &str, folder: &Path, env: &BTreeMap<String, String>) -> io::Resul
         Some(std::iter::once(first).chain(rest).collect())
     };
     let shell = if Path::new("/bin/bash").exists() { "/bin/bash" } else { "/bin/sh" };
-    let words = whole.or_else(split).unwrap_or_else(|| vec![shell.to_owned(), "-c".to_owned(), line.to_owned()]);
+    // A script without the x bit is meant to run with words of the shell's behind it too.
+    let in_shell = || {
+        let first = line.split_whitespace().next().and_then(|word| file_of(word, folder, home).map(|_| word));
+        let by = first.and_then(|word| process::interpreter_of(&resolve(word, folder, Path::new(home))));
+        by.map_or_else(|| line.to_owned(), |by| format!("{by} {line}"))
+    };
+    let words = whole.or_else(split).unwrap_or_else(|| vec![shell.to_owned(), "-c".to_owned(), in_shell()]);
     Ok(words.into_iter().map(CString::new).collect::<Result<_, _>>()?)
 }
 
@@ -351,6 +357,8 @@ mod tests {
         let bench = Bench::new();
         bench.file("args", "echo \"<$1><$2>\"", 0o644);
         assert_eq!(bench.run("args 'a b' ~/c", LONG).1, format!("<a b><{}/c>\n", bench.dir.path().display()));
+        let both = "./args $((1 + 1)) \"$HOME\" && echo good";
+        assert_eq!(bench.run(both, LONG).1, format!("<2><{}>\ngood\n", bench.dir.path().display()));
         assert_eq!(bench.run("FOO=1; echo $FOO | tr 1 2", LONG).1, "2\n");
         assert_eq!(bench.run("rm -f ~/args && echo gone", LONG).1, "gone\n");
     }

@@ -1,7 +1,8 @@
 //! `hob up`: what a tree needs to run in the foreground, all of it in one folder of the state directory.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
@@ -10,6 +11,7 @@ use super::copy;
 use super::prepare::{Refused, Source};
 use super::script::describe;
 use crate::config::{self, Placement, Service, Settings};
+use crate::sys::fd;
 
 /// Builds a tree and places its instances. The settings are changed so that everything stays in the state directory:
 /// ports, logs unless a place was `given` for them, and the socket if another hob has the usual one.
@@ -19,15 +21,15 @@ pub fn build(dir: &Path, given: &Given, settings: &mut Settings) -> Result<Sourc
         log::warn!("{warning}");
     }
     let folder = settings.state_dir.join("up").join(name_of(&tree.root));
+    if let Some(pid) = living(&folder) {
+        return Err(one(format!("{} is up already: pid {pid}", tree.root.display())));
+    }
     settings.state_dir = folder.clone();
     if !given.log_dir {
         settings.log_dir = folder.join("log");
     }
     if !given.socket && !is_usable(&settings.socket) {
         settings.socket = folder.join("hob.sock");
-        if UnixStream::connect(&settings.socket).is_ok() {
-            return Err(one(format!("{} is up already (hob at {})", tree.root.display(), settings.socket.display())));
-        }
         say(&format!("hob status and the like find this one with HOB_SOCKET={}", settings.socket.display()));
     }
     let built = build::build(&tree, |service| folder.join(service), settings)?;
@@ -60,6 +62,22 @@ pub fn build(dir: &Path, given: &Given, settings: &mut Settings) -> Result<Sourc
 pub struct Given {
     pub socket: bool,
     pub log_dir: bool,
+}
+
+/// The hob that runs what is in a folder: it has a file there, which it has locked (see `daemon::predecessor`).
+fn living(folder: &Path) -> Option<i32> {
+    let files = fs::read_dir(folder.join("running")).ok()?;
+    files.take(1000).flatten().find_map(|entry| {
+        // Opened for writing: only then can the lock of another be asked for.
+        let mut options = fs::OpenOptions::new();
+        let mut file = options.read(true).write(true).custom_flags(libc::O_NOFOLLOW).open(entry.path()).ok()?;
+        if !fd::is_locked_by_another(&file).unwrap_or(false) {
+            return None;
+        }
+        let mut pid = String::new();
+        file.by_ref().take(20).read_to_string(&mut pid).ok()?;
+        pid.trim().parse().ok()
+    })
 }
 
 /// A fresh copy of the built home, with the `~/data` that this instance had before.

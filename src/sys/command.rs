@@ -29,6 +29,16 @@ pub fn environment() -> Vec<CString> {
 /// anything else), which is told on stderr.
 pub fn exec(words: &[CString], env: &[CString]) -> i32 {
     let (stage, errno) = process::exec(words, env);
+    cannot(stage, words, errno)
+}
+
+/// The same in our own environment as execvp(3) does it: what has no x bit is no program.
+pub fn exec_program(words: &[CString]) -> i32 {
+    let errno = words.first().map_or(Errno::EINVAL, |name| nix::unistd::execvp(name, words).unwrap_err());
+    cannot("exec", words, errno)
+}
+
+fn cannot(stage: &str, words: &[CString], errno: Errno) -> i32 {
     let name = words.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
     let _ = writeln!(io::stderr(), "hob: cannot {stage} {name}: {}", errno.desc().to_lowercase());
     if errno == Errno::ENOENT { 127 } else { 126 }

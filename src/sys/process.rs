@@ -390,6 +390,8 @@ fn exec_file(file: &CString, words: &[CString], env: &[CString]) -> (&'static st
     let errno = raw_exec(file, words, env);
     let path = PathBuf::from(OsStr::from_bytes(file.as_bytes()));
     match errno {
+        // Of another machine or broken; a shell would take its bytes for commands.
+        Errno::ENOEXEC if head_of(&path).is_none_or(|head| is_binary(&head)) => ("exec", errno),
         Errno::ENOEXEC => exec_interpreter(b"/bin/sh", None, file, words, env),
         Errno::EACCES => match without_x_bit(&path) {
             Some(head) => {
@@ -433,16 +435,33 @@ fn raw_exec(file: &CStr, words: &[CString], env: &[CString]) -> Errno {
 
 /// The first bytes of a regular file that nobody may execute but we may read.
 fn without_x_bit(path: &Path) -> Option<Vec<u8>> {
-    use std::io::Read;
     use std::os::unix::fs::PermissionsExt;
     let meta = std::fs::metadata(path).ok()?;
     if !meta.is_file() || meta.permissions().mode() & 0o111 != 0 {
         return None;
     }
+    // A binary without the x bit is a mistake, not a script.
+    head_of(path).filter(|head| !is_binary(head))
+}
+
+fn head_of(path: &Path) -> Option<Vec<u8>> {
+    use std::io::Read;
     let mut head = Vec::new();
     std::fs::File::open(path).ok()?.take(256).read_to_end(&mut head).ok()?;
-    // A binary without the x bit is a mistake, not a script.
-    (!head.starts_with(b"\x7fELF")).then_some(head)
+    Some(head)
+}
+
+/// As bash tells it: a NUL in the first line.
+fn is_binary(head: &[u8]) -> bool {
+    head.split(|&b| b == b'\n').next().is_some_and(|line| line.contains(&0))
+}
+
+/// What a shell has to run a script with that has no x bit; nothing for other files.
+pub fn interpreter_of(path: &Path) -> Option<String> {
+    let head = without_x_bit(path)?;
+    let (interpreter, argument) = shebang(&head);
+    let words = [Some(interpreter), argument].into_iter().flatten();
+    Some(words.map(String::from_utf8_lossy).collect::<Vec<_>>().join(" "))
 }
 
 /// The interpreter of a script and its one argument, as execve(2) reads them; /bin/sh where there is no shebang.
@@ -464,6 +483,13 @@ pub const DEFAULT_PATH: &[u8] = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_binary_has_a_nul_in_its_first_line() {
+        assert!(is_binary(b"\x7fELF\x02\x01\x01\0\0"));
+        assert!(is_binary(b"\xcf\xfa\xed\xfe\x07\0\0\x01"));
+        assert!(!is_binary(b"echo h\xc3\xa9llo\n\0payload") && !is_binary(b""));
+    }
 
     #[test]
     fn a_shebang_is_split_as_the_kernel_splits_it() {
