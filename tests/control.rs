@@ -175,7 +175,7 @@ fn a_slow_or_hostile_client_holds_nobody_up() {
 fn a_huge_header_or_body_is_refused_and_costs_little() {
     let hob = Home::with("one: sleep 1000").boot();
     hob.running("one");
-    let memory = pss_kb(hob.pid);
+    let memory = own_kb(hob.pid);
     let big = "x".repeat(1 << 20);
     for request in [
         format!("GET /v1/processes HTTP/1.1\r\nHost: hob\r\nX-Big: {big}\r\n\r\n"),
@@ -202,7 +202,7 @@ fn a_huge_header_or_body_is_refused_and_costs_little() {
         }
     }
     hob.ok(&["status", "one"]);
-    assert!(pss_kb(hob.pid) < memory + 4000, "{} kB after {memory}", pss_kb(hob.pid));
+    assert!(own_kb(hob.pid) < memory + 4000, "{} kB after {memory}", own_kb(hob.pid));
     hob.shutdown();
 }
 
@@ -210,7 +210,7 @@ fn a_huge_header_or_body_is_refused_and_costs_little() {
 fn two_hundred_idle_connections_leave_room_for_the_next() {
     let hob = Home::with("one: sleep 1000").boot();
     hob.running("one");
-    let memory = pss_kb(hob.pid);
+    let memory = own_kb(hob.pid);
     let mut idle = Vec::new();
     for _ in 0..200 {
         match UnixStream::connect(socket(&hob)) {
@@ -220,7 +220,7 @@ fn two_hundred_idle_connections_leave_room_for_the_next() {
     }
     let ran = hob.ok(&["status", "one"]);
     assert!(ran.took < Duration::from_secs(3), "{ran:?}");
-    assert!(pss_kb(hob.pid) < memory + 4000, "{} kB after {memory}", pss_kb(hob.pid));
+    assert!(own_kb(hob.pid) < memory + 4000, "{} kB after {memory}", own_kb(hob.pid));
     let before = cpu(hob.pid);
     std::thread::sleep(Duration::from_millis(500));
     assert!(cpu(hob.pid) - before < Duration::from_millis(150), "it spins");

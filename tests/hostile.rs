@@ -50,7 +50,7 @@ fn a_thousand_clients_that_never_read_and_a_flood_of_events_cost_a_bounded_amoun
         .settings("log_level = \"error\"\n")
         .boot();
     hob.running("steady");
-    let before = pss_kb(hob.pid);
+    let before = own_kb(hob.pid);
     let mut deaf = Vec::new();
     for n in 0..1000 {
         let Ok(mut stream) = UnixStream::connect(hob.home.beside("hob.sock")) else { continue };
@@ -62,7 +62,7 @@ fn a_thousand_clients_that_never_read_and_a_flood_of_events_cost_a_bounded_amoun
     let begin = Instant::now();
     let mut most = 0;
     while begin.elapsed() < Duration::from_secs(4) {
-        most = most.max(pss_kb(hob.pid));
+        most = most.max(own_kb(hob.pid));
         let ran = hob.ok(&["status", "steady"]);
         assert!(ran.took < Duration::from_secs(2), "{ran:?}");
     }
@@ -90,7 +90,7 @@ fn a_line_of_a_gigabyte_passes_through_a_few_megabytes() {
         bytes.ends_with(b"\nend\n")
     };
     while !(ended("long.log") && ended("stamped.log")) {
-        most = most.max(pss_kb(logger)).max(pss_kb(hob.pid));
+        most = most.max(own_kb(logger)).max(own_kb(hob.pid));
         assert!(Instant::now() < end, "it never ended\n{}", hob.diary());
         std::thread::sleep(Duration::from_millis(50));
     }
@@ -168,7 +168,7 @@ fn requests_bent_by_chance_change_nothing_and_leave_nothing_open() {
     let hob = Home::with("one: sleep 1000\ntwo: sleep 1000").boot();
     let (one, two) = (hob.running("one"), hob.running("two"));
     let descriptors = fd_count(hob.pid);
-    let memory = pss_kb(hob.pid);
+    let memory = own_kb(hob.pid);
     let whole = [
         "GET /v1/processes?name=one HTTP/1.1\r\nHost: hob\r\nConnection: close\r\n\r\n",
         "GET /v1/events?follow=false HTTP/1.1\r\nHost: hob\r\nAccept: application/json\r\n\r\n",
@@ -216,7 +216,7 @@ fn requests_bent_by_chance_change_nothing_and_leave_nothing_open() {
     }
     assert_eq!((hob.running("one"), hob.running("two")), (one, two));
     wait_for("the descriptors to be closed", || (fd_count(hob.pid) <= descriptors).then_some(()));
-    assert!(pss_kb(hob.pid) < memory + 2000, "{} kB after {memory} kB", pss_kb(hob.pid));
+    assert!(own_kb(hob.pid) < memory + 2000, "{} kB after {memory} kB", own_kb(hob.pid));
     hob.shutdown();
 }
 

@@ -433,7 +433,7 @@ fn a_client_cannot_make_the_daemon_hold_or_wait_for_more_than_a_little() {
         "port=127.0.0.1:PORT",
         "[program:big]\ncommand=/bin/sh -c \"head -c 30000000 /dev/zero; exec sleep 1000\"\nstartsecs=0\nstdout_logfile=%(here)s/big.log\n",
     );
-    let memory = || pss_kb(daemon.child.id() as i32);
+    let memory = || own_kb(daemon.child.id() as i32);
     wait_for("the log", || (daemon.dir.path().join("big.log").metadata().ok()?.len() == 30_000_000).then_some(()));
     let before = memory();
     // A body without an end, one that is only promised, and heads that come a byte at a time.

@@ -189,8 +189,8 @@ struct Usage {
 
 impl Usage {
     fn sample(&mut self, daemon: i32, logger: i32) {
-        self.daemon_kb.push(pss_kb(daemon));
-        self.logger_kb.push(pss_kb(logger));
+        self.daemon_kb.push(own_kb(daemon));
+        self.logger_kb.push(own_kb(logger));
     }
 }
 

@@ -65,8 +65,8 @@ use self::rescue::Rescued;
 use self::stops::{Ending, Sweep};
 use crate::control::{Control, Host, LogQuery, Tail, Ticket};
 use crate::plan::{Plan, Probe, Server};
+use crate::supervisor::Supervisor;
 use crate::supervisor::event::{Action, Change, Event, Job, Phase, ProcessId, Run, Time, signal_name};
-use crate::supervisor::{Process, Supervisor};
 use crate::sys;
 use crate::sys::proc::Stat;
 use crate::sys::process::Pid;
@@ -157,6 +157,7 @@ struct Daemon {
     ending: Ending,
     /// When to give back the memory that a plan has taken.
     tidy_at: Option<Time>,
+    is_logger_tidy: bool,
     /// When to look at the memory of those that have a limit.
     memory_at: Option<Time>,
     disabled: Disabled,
@@ -242,6 +243,7 @@ impl Daemon {
             fetches: Fetches::default(),
             ending: Ending::NotYet,
             tidy_at: None,
+            is_logger_tidy: false,
             memory_at: None,
             disabled: rest.disabled,
             born: rest.born,
@@ -292,7 +294,13 @@ impl Daemon {
             if self.ending == Ending::Done {
                 break;
             }
-            match self.poll.poll(&mut events, self.until_next_deadline()) {
+            let is_tidy_time = self.is_tidy_time(now());
+            let timeout = self.until_next_deadline();
+            if is_tidy_time {
+                // Last of all: what runs after it is in memory again.
+                sys::memory::release();
+            }
+            match self.poll.poll(&mut events, timeout) {
                 Err(why) if why.kind() != io::ErrorKind::Interrupted => log::error!("cannot wait for events: {why}"),
                 _ => {}
             }
@@ -342,17 +350,22 @@ impl Daemon {
         Ok(self.exit_status)
     }
 
-    /// Once a plan has come to rest, gives back the memory that reading it and starting everything took.
-    fn tidy(&mut self, now: Time) {
+    /// Whether a plan has come to rest, so that the memory can be given back that reading it and starting everything took.
+    fn is_tidy_time(&mut self, now: Time) -> bool {
         if self.tidy_at.is_none_or(|at| at > now) {
-            return;
+            return false;
         }
-        let starts = |process: &Process| process.phase() == Phase::Starting;
-        self.tidy_at = self.supervisor.processes().any(starts).then(|| now + TIDY_AFTER);
-        if self.tidy_at.is_none() {
-            sys::memory::release();
+        if self.supervisor.processes().any(|process| process.phase() == Phase::Starting) {
+            self.tidy_at = Some(now + TIDY_AFTER);
+            return false;
+        }
+        // The logger first: that it has heard of it wakes this loop.
+        self.is_logger_tidy = !self.is_logger_tidy;
+        if self.is_logger_tidy {
             self.logs.tidy();
         }
+        self.tidy_at = self.is_logger_tidy.then(|| now + TIDY_PAUSE);
+        self.tidy_at.is_none()
     }
 
     fn until_next_deadline(&self) -> Option<Duration> {
@@ -395,7 +408,6 @@ impl Daemon {
         let now = now();
         self.supervisor.handle_timeout(now);
         self.manager.handle_timeout(now);
-        self.tidy(now);
         self.look_at_memory(now);
         if self.logs.restart_at().is_some_and(|at| at <= now)
             && let Err(why) = self.logs.start(&self.marks, self.poll.registry(), LOGGER, now)
@@ -723,6 +735,7 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(24 * 3600);
 
 /// How long after a plan its memory is given back: by then most of what it starts has started.
 const TIDY_AFTER: Duration = Duration::from_secs(2);
+const TIDY_PAUSE: Duration = Duration::from_millis(100);
 
 /// Nothing outlives a PID 1. A supervisord has a folder beside its pid file. No folder to write to is no reason not to
 /// run.

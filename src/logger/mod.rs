@@ -63,6 +63,8 @@ struct Logger {
     finish_at: Option<Duration>,
     /// Another logger waits for the end of this one.
     lets_go: bool,
+    /// Memory is to be given back before the next sleep.
+    tidies: bool,
     /// When to write what is held back of lines that have not come whole.
     end_lines_at: Option<Duration>,
     /// What the daemon has not had room for: it keeps the pipes until it is told that they are closed.
@@ -131,6 +133,7 @@ impl Logger {
             compressor: Compressor::default(),
             finish_at: None,
             lets_go: false,
+            tidies: false,
             end_lines_at: None,
             outgoing: VecDeque::new(),
         })
@@ -143,6 +146,10 @@ impl Logger {
         while !self.is_finished() {
             let idle = self.busy.is_empty();
             let timeout = if idle { self.until_next_deadline() } else { Some(Duration::ZERO) };
+            if std::mem::take(&mut self.tidies) {
+                // Here, since what runs after it is in memory again.
+                sys::memory::release();
+            }
             match self.poll.poll(&mut events, timeout) {
                 Err(why) if why.kind() != io::ErrorKind::Interrupted => return Err(why),
                 _ => {}
@@ -302,7 +309,7 @@ impl Logger {
                 self.tell(FromLogger::Cleared { ticket, error });
             }
             ToLogger::Count { ticket } => self.tell_counts(ticket),
-            ToLogger::Tidy => sys::memory::release(),
+            ToLogger::Tidy => self.tidies = true,
             ToLogger::Reopen => self.logs.values_mut().for_each(|log| log.sink.reopen()),
             ToLogger::LetGo => self.let_go(),
             ToLogger::Finish { within_ms } => {

@@ -20,8 +20,6 @@ use crate::plan::{Bind, Identity};
 pub struct Built {
     pub service: String,
     pub home: PathBuf,
-    /// Whether `~/data` was there before this build: then it is what an instance has made, not the builder.
-    pub had_data: bool,
 }
 
 /// A tree, read and ready to be built.
@@ -103,11 +101,10 @@ pub fn build(tree: &Tree, home: impl Fn(&str) -> PathBuf, settings: &Settings) -
     let mut all = Vec::new();
     for service in &tree.stack.services {
         let home = home(&service.name);
-        let had_data = home.join("data").exists();
         make_home(&home, tree.user.as_ref())
             .map_err(|why| one(1, format!("{}: cannot make its home: {why}", service.name)))?;
         build_service(tree, service, &Site { home: &home, seen_at: None }, settings, show)?;
-        all.push(Built { service: service.name.clone(), home, had_data });
+        all.push(Built { service: service.name.clone(), home });
     }
     Ok(all)
 }

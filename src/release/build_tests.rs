@@ -43,7 +43,7 @@ fn hooks_run_in_the_approot_and_the_builder_at_the_root_with_the_build_environme
     ]);
     let built = bench.build().expect("built");
     let home = bench.dir.path().join("homes/www");
-    assert_eq!(built, [Built { service: "www".into(), home, had_data: false }]);
+    assert_eq!(built, [Built { service: "www".into(), home }]);
     let root = fs::canonicalize(bench.dir.path().join("tree")).expect("there").display().to_string();
     let expected = format!("pre {root}/app\nbuild {root} app 1.10 none\npost {root}/app\n");
     assert_eq!(bench.read("homes/www/log"), expected);

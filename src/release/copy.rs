@@ -12,8 +12,8 @@ use super::script::describe;
 use crate::plan::Identity;
 use crate::sys::process::{self, Ended};
 
-/// Fills `to`, which is there and is the user's, with what `from` holds. `skip` at the top is left out.
-pub fn home(from: &Path, to: &Path, skip: Option<&str>, user: Option<&Identity>) -> io::Result<()> {
+/// Fills `to`, which is there and is the user's, with what `from` holds.
+pub fn home(from: &Path, to: &Path, user: Option<&Identity>) -> io::Result<()> {
     let (mut rx, mut tx) = io::pipe()?;
     let pid = process::fork(|| {
         let become_user = |user: &Identity| process::become_user(user.uid, user.gid, &user.groups);
@@ -21,7 +21,7 @@ pub fn home(from: &Path, to: &Path, skip: Option<&str>, user: Option<&Identity>)
             .map_or(Ok(()), |user| {
                 become_user(user).map_err(|(stage, why)| format!("cannot {stage}: {}", describe(&why)))
             })
-            .and_then(|()| tree(from, to, skip));
+            .and_then(|()| tree(from, to));
         copied.map_or_else(|why| tx.write_all(why.as_bytes()).map_or(1, |()| 1), |()| 0)
     })?;
     drop(tx);
@@ -34,18 +34,15 @@ pub fn home(from: &Path, to: &Path, skip: Option<&str>, user: Option<&Identity>)
     }
 }
 
-fn tree(from: &Path, to: &Path, skip: Option<&str>) -> Result<(), String> {
+fn tree(from: &Path, to: &Path) -> Result<(), String> {
     let told =
         |what: &str, path: &Path, why: &io::Error| format!("cannot {what} {}: {}", path.display(), describe(why));
     for entry in fs::read_dir(from).map_err(|e| told("read", from, &e))? {
         let entry = entry.map_err(|e| told("read", from, &e))?;
-        if skip.is_some_and(|skip| entry.file_name() == skip) {
-            continue;
-        }
         let (source, target) = (entry.path(), to.join(entry.file_name()));
         copy_one(&source, &target).map_err(|e| told("copy", &source, &e))?;
         if entry.file_type().is_ok_and(|t| t.is_dir()) {
-            tree(&source, &target, None)?;
+            tree(&source, &target)?;
             // Afterwards: a directory that may not be written to could not have been filled.
             settle(&source, &target).map_err(|e| told("copy", &source, &e))?;
         }
@@ -96,13 +93,13 @@ mod tests {
         symlink("/nowhere", from.join("dangling")).expect("linked");
         fs::set_permissions(from.join("sub"), fs::Permissions::from_mode(0o555)).expect("changed");
 
-        home(&from, &to, Some("data"), None).expect("copied");
+        home(&from, &to, None).expect("copied");
 
         let meta = fs::metadata(to.join("sub/run")).expect("there");
         assert_eq!((meta.mode() & 0o7777, meta.modified().expect("known")), (0o750, old));
         assert_eq!(fs::metadata(to.join("sub")).expect("there").mode() & 0o7777, 0o555);
         assert_eq!(fs::read_link(to.join("run")).expect("a link"), Path::new("sub/run"));
         assert_eq!(fs::read_link(to.join("dangling")).expect("a link"), Path::new("/nowhere"));
-        assert!(!to.join("data").exists());
+        assert!(to.join("data").is_dir());
     }
 }

@@ -478,7 +478,7 @@ fn fresh_home(store: &Store, new: &New<'_>, home: &Path) -> Result<(), Refused> 
     store::remove(home).map_err(|e| cannot("remove", home, &e))?;
     make_home(home, user).map_err(|why| failed(format!("cannot make its home: {why}")))?;
     let built = store.built(&new.scaled.revision, &new.scaled.name);
-    copy::home(&built, home, None, user)
+    copy::home(&built, home, user)
         .map_err(|e| failed(format!("cannot copy the home to {}: {}", home.display(), describe(&e))))
 }
 

@@ -691,7 +691,7 @@ impl Work {
             && let Some(earlier) = previous.services.iter().find(|s| s.name == service.name)
         {
             let from = self.store.built(&earlier.revision, &earlier.name);
-            copy::home(&from, &home, None, tree.user.as_ref()).map_err(|e| {
+            copy::home(&from, &home, tree.user.as_ref()).map_err(|e| {
                 let why = format!("{}: cannot copy the home of the last build: {}", service.name, describe(&e));
                 Refused::one(1, format!("{why}; --clean begins with an empty one"))
             })?;

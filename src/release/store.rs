@@ -17,7 +17,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use super::prepare::Refused;
 use super::script::describe;
-use crate::sys::{clock, fd};
+use crate::sys::{clock, fd, user};
 
 #[derive(Clone, Debug)]
 pub struct Store {
@@ -478,13 +478,31 @@ pub fn take_back(renames: &[(PathBuf, PathBuf)]) -> Result<(), Refused> {
 /// Removes what is there, whatever it is; no link is followed.
 pub fn remove(path: &Path) -> io::Result<()> {
     let result = match fs::symlink_metadata(path) {
-        Ok(meta) if meta.is_dir() => fs::remove_dir_all(path),
+        Ok(meta) if meta.is_dir() => match fs::remove_dir_all(path) {
+            // Go's module cache has directories that even their owner may not write to. Root needs nothing of this, and
+            // must not change modes where a user may put links.
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied && user::effective().0 != 0 => {
+                make_writable(path);
+                fs::remove_dir_all(path)
+            }
+            other => other,
+        },
         Ok(_) => fs::remove_file(path),
         Err(e) => Err(e),
     };
     match result {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
+    }
+}
+
+/// Lets the owner remove what the directories below hold.
+fn make_writable(dir: &Path) {
+    let _ = fs::set_permissions(dir, fs::Permissions::from_mode(0o700));
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            make_writable(&entry.path());
+        }
     }
 }
 

@@ -1,4 +1,5 @@
 use super::*;
+use crate::sys::process;
 
 struct Bench {
     _dir: tempfile::TempDir,
@@ -180,4 +181,26 @@ fn files_that_were_not_on_the_disk_yet_when_the_power_went_stop_nobody() {
     // What was written whole and is not understood is another matter.
     fs::write(bench.store.root.join("deployed.json"), "{").expect("ours");
     assert!(bench.store.deployed().expect_err("not JSON").errors[0].contains("cannot understand"));
+}
+
+#[test]
+fn a_directory_that_may_not_be_written_to_is_removed_too() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let is_root = user::effective().0 == 0;
+    if is_root {
+        std::os::unix::fs::chown(dir.path(), Some(65534), Some(65534)).expect("root may");
+    }
+    // To root every directory is open.
+    let child = process::fork(|| {
+        let became = !is_root || process::become_user(65534, 65534, &[]).is_ok();
+        let inner = dir.path().join("mod/cache");
+        let made = fs::create_dir_all(&inner).and_then(|()| fs::write(inner.join("file"), ""));
+        let read_only = fs::Permissions::from_mode(0o555);
+        let shut = fs::set_permissions(&inner, read_only.clone())
+            .and_then(|()| fs::set_permissions(dir.path().join("mod"), read_only));
+        let removed = remove(&dir.path().join("mod"));
+        i32::from(!(became && made.is_ok() && shut.is_ok() && removed.is_ok()))
+    });
+    assert_eq!(child.and_then(process::wait_for).expect("our child"), process::Ended::Code(0));
+    assert!(!dir.path().join("mod").exists());
 }

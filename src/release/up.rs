@@ -10,6 +10,7 @@ use super::build::{self, Built, Tree, make_home, name_of, say};
 use super::copy;
 use super::prepare::{Refused, Source};
 use super::script::describe;
+use super::store::remove;
 use crate::config::{self, Placement, Service, Settings};
 use crate::sys::fd;
 
@@ -32,15 +33,21 @@ pub fn build(dir: &Path, given: &Given, settings: &mut Settings) -> Result<Sourc
         settings.socket = folder.join("hob.sock");
         say(&format!("hob status and the like find this one with HOB_SOCKET={}", settings.socket.display()));
     }
+    for service in &tree.stack.services {
+        renew(&folder.join(&service.name)).map_err(one)?;
+    }
     let built = build::build(&tree, |service| folder.join(service), settings)?;
     let mut placements = Vec::new();
-    for Built { service, home, had_data } in built {
+    for Built { service, home } in built {
         let Some(service) = tree.stack.service(&service) else { continue };
+        keep(&tree, &home).map_err(one)?;
         for number in 0..service.instances {
             let home = if number == 0 {
+                replace_data(&beside(&home, ".data"), &home.join("data"))
+                    .map_err(|e| one(format!("cannot move ~/data to {}: {}", home.display(), describe(&e))))?;
                 home.clone()
             } else {
-                another(&tree, service, &home, number, had_data).map_err(one)?
+                another(&tree, service, &home, number).map_err(one)?
             };
             placements.push(Placement {
                 service: service.name.clone(),
@@ -80,11 +87,56 @@ fn living(folder: &Path) -> Option<i32> {
     })
 }
 
+/// Puts a home that has been run back to what its last build made: a run changes `~/data` alone for good, which waits
+/// beside it. The first instance runs where it was built, since paths may be baked into it.
+fn renew(home: &Path) -> Result<(), String> {
+    let (built, old, data) = (beside(home, ".built"), beside(home, ".old"), beside(home, ".data"));
+    let put_aside = |from: &Path| -> io::Result<()> {
+        // In a home that was built and has not run since, it is the builder's.
+        let has_run = from.join("environment.json").exists();
+        if has_run || !data.exists() { replace_data(&from.join("data"), &data) } else { Ok(()) }
+    };
+    let renew = || -> io::Result<()> {
+        // Left over from a start that was cut short.
+        put_aside(&old)?;
+        remove(&old)?;
+        if built.exists() {
+            if home.exists() {
+                fs::rename(home, &old)?;
+            }
+            fs::rename(&built, home)?;
+            put_aside(&old)?;
+            remove(&old)?;
+        } else if home.join("environment.json").exists() {
+            put_aside(home)?;
+        }
+        Ok(())
+    };
+    renew().map_err(|e| format!("cannot put back {}: {}", home.display(), describe(&e)))
+}
+
+/// Keeps a copy of what a build has made, for the next one and for more instances.
+fn keep(tree: &Tree, home: &Path) -> Result<(), String> {
+    let (built, new) = (beside(home, ".built"), beside(home, ".built.new"));
+    let told = |e: io::Error| format!("cannot copy the home to {}: {}", built.display(), describe(&e));
+    remove(&new).map_err(told)?;
+    make_home(&new, tree.user.as_ref())?;
+    copy::home(home, &new, tree.user.as_ref()).map_err(told)?;
+    fs::rename(&new, &built).map_err(told)
+}
+
+/// `www.old` beside `www`; the name of a service has no dot.
+fn beside(home: &Path, suffix: &str) -> PathBuf {
+    let mut name = home.file_name().unwrap_or_default().to_owned();
+    name.push(suffix);
+    home.with_file_name(name)
+}
+
 /// A fresh copy of the built home, with the `~/data` that this instance had before.
-fn another(tree: &Tree, service: &Service, built: &Path, number: u32, had_data: bool) -> Result<PathBuf, String> {
+fn another(tree: &Tree, service: &Service, first: &Path, number: u32) -> Result<PathBuf, String> {
     let user = tree.user.as_ref();
-    let beside = |suffix: &str| built.with_file_name(format!("{}.{number}{suffix}", service.name));
-    let (home, old, new) = (beside(""), beside(".old"), beside(".new"));
+    let of_this = |suffix: &str| first.with_file_name(format!("{}.{number}{suffix}", service.name));
+    let (home, old, new) = (of_this(""), of_this(".old"), of_this(".new"));
     let told = |what: &str, path: &Path, e: &io::Error| format!("cannot {what} {}: {}", path.display(), describe(e));
     // Left over from a start that was cut short between the two renames, or before the data was moved.
     if !home.exists() && old.exists() {
@@ -95,8 +147,7 @@ fn another(tree: &Tree, service: &Service, built: &Path, number: u32, had_data: 
         remove(leftover).map_err(|e| told("remove", leftover, &e))?;
     }
     make_home(&new, user)?;
-    // Data that the first instance has made is its own.
-    copy::home(built, &new, had_data.then_some("data"), user).map_err(|e| told("copy the home to", &new, &e))?;
+    copy::home(&beside(first, ".built"), &new, user).map_err(|e| told("copy the home to", &new, &e))?;
     if home.exists() {
         fs::rename(&home, &old).map_err(|e| told("replace", &home, &e))?;
     }
@@ -106,26 +157,17 @@ fn another(tree: &Tree, service: &Service, built: &Path, number: u32, had_data: 
     Ok(home)
 }
 
-/// Moves `~/data`, if there is one, in place of what a builder may have made.
+/// Moves `~/data` from one home to another, if there is one, in place of what a builder may have made.
 fn move_data(from: &Path, to: &Path) -> io::Result<()> {
-    if from.join("data").symlink_metadata().is_err() {
-        return Ok(());
-    }
-    remove(&to.join("data"))?;
-    fs::rename(from.join("data"), to.join("data"))
+    replace_data(&from.join("data"), &to.join("data"))
 }
 
-/// Removes what is there, whatever it is; no link is followed.
-fn remove(path: &Path) -> io::Result<()> {
-    let result = match fs::symlink_metadata(path) {
-        Ok(meta) if meta.is_dir() => fs::remove_dir_all(path),
-        Ok(_) => fs::remove_file(path),
-        Err(e) => Err(e),
-    };
-    match result {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
+fn replace_data(from: &Path, to: &Path) -> io::Result<()> {
+    if from.symlink_metadata().is_err() {
+        return Ok(());
     }
+    remove(to)?;
+    fs::rename(from, to)
 }
 
 /// Whether a daemon could listen there: nobody does, and its folder is there or can be made.
@@ -176,18 +218,49 @@ mod tests {
         let homes = up();
         assert_eq!(homes.len(), 2);
         assert_eq!(fs::read_to_string(homes[1].join("built")).expect("copied"), "built\n");
-        // Both make data, and the second also something that does not survive.
+        // Both make data, and something that does not survive.
         for (number, home) in homes.iter().enumerate() {
             fs::create_dir(home.join("data")).expect("made");
             fs::write(home.join("data/mine"), number.to_string()).expect("written");
+            fs::write(home.join("environment.json"), "{}").expect("written");
         }
-        fs::write(homes[1].join("scratch"), "").expect("written");
         assert_eq!(up(), homes);
         for (number, home) in homes.iter().enumerate() {
             assert_eq!(fs::read_to_string(home.join("data/mine")).expect("kept"), number.to_string());
         }
-        assert!(!homes[1].join("scratch").exists());
-        assert_eq!(fs::read_to_string(homes[1].join("built")).expect("copied"), "built\nbuilt\n");
+        for home in &homes {
+            assert!(!home.join("environment.json").exists());
+            assert_eq!(fs::read_to_string(home.join("built")).expect("copied"), "built\nbuilt\n");
+        }
+    }
+
+    #[test]
+    fn whatever_a_start_was_cut_short_at_the_home_is_as_built_and_the_live_data_is_kept() {
+        let mut states: Vec<Vec<(&str, bool, &str)>> = vec![
+            vec![("www", true, "live"), ("www.built", false, "builders")],
+            vec![("www.old", true, "live"), ("www.built", false, "builders")],
+            vec![("www.old", true, "live"), ("www", false, "builders")],
+            vec![("www", false, "builders"), ("www.built", false, "builders"), ("", false, "live")],
+        ];
+        // That of a hob that kept no copy.
+        states.push(vec![("www", true, "live")]);
+        for state in states {
+            let dir = tempfile::tempdir().expect("a directory");
+            for (name, has_run, data) in &state {
+                let home = dir.path().join(name);
+                let folder = if name.is_empty() { dir.path().join("www.data") } else { home.join("data") };
+                fs::create_dir_all(&folder).expect("made");
+                fs::write(folder.join("of"), data).expect("written");
+                if *has_run {
+                    fs::write(home.join("environment.json"), "").expect("written");
+                }
+            }
+            renew(&dir.path().join("www")).expect("renewed");
+            assert_eq!(fs::read_to_string(dir.path().join("www.data/of")).expect("kept"), "live", "{state:?}");
+            let of = fs::read_to_string(dir.path().join("www/data/of")).unwrap_or_default();
+            assert_eq!(of, if state.len() > 1 { "builders" } else { "" }, "{state:?}");
+            assert!(!dir.path().join("www.old").exists() && !dir.path().join("www.built").exists(), "{state:?}");
+        }
     }
 
     #[test]

@@ -354,10 +354,10 @@ pub fn fds(pid: i32) -> Vec<String> {
     all
 }
 
-/// Proportional set size in kB.
-pub fn pss_kb(pid: i32) -> u64 {
+/// Its own memory in kB: pages of files, which come and go as the kernel likes, are not in it.
+pub fn own_kb(pid: i32) -> u64 {
     let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
-    let line = text.lines().find_map(|l| l.strip_prefix("Pss:"));
+    let line = text.lines().find_map(|l| l.strip_prefix("Anonymous:"));
     line.and_then(|l| l.split_whitespace().next()?.parse().ok()).unwrap_or(0)
 }
 
