@@ -286,6 +286,10 @@ impl Places<'_> {
 fn listen(file: &SettingsFile, problems: &mut Problems) -> Option<Listen> {
     let (user, password) = (&file.listen_user, &file.listen_password);
     let Some(address) = &file.listen else {
+        // One that cannot be understood is an error already.
+        if problems.0.iter().any(|problem| problem.message.starts_with("listen ")) {
+            return None;
+        }
         let useless = [("listen_user", user), ("listen_password", password)];
         for (key, value) in useless.iter().filter_map(|(key, value)| Some((key, value.as_ref()?))) {
             problems.push(Problem::new(&value.at, format!("{key} means nothing without listen")));
@@ -677,7 +681,7 @@ mod tests {
             ("listen = 9001\n", format!("1:10: {open}")),
             ("listen = 9001\nlisten_user = \"u\"\n", format!("1:10: {open}")),
             ("listen_password = \"t\"\n", "1:19: listen_password means nothing without listen".into()),
-            ("listen = \"h:9001\"\n", format!("1:10: listen \"h\" is not an address; {form}")),
+            ("listen = \"h:9001\"\nlisten_password = \"t\"\n", format!("1:10: listen \"h\" is not an address; {form}")),
             ("listen = \"127.0.0.1:0\"\n", format!("1:10: listen \"0\" is not a port; {form}")),
         ] {
             assert_eq!(listen(text), Err(format!("hob.toml:{why}")), "{text}");
