@@ -114,6 +114,22 @@ fn a_tree_with_sockets_devices_and_very_many_files_is_pushed_without_what_is_no_
 }
 
 #[test]
+fn a_home_that_its_user_cannot_read_is_told_with_the_reason_and_nothing_is_left_of_it() {
+    let hob = daemon(if nix::unistd::geteuid().is_root() { "user = \"nobody\"" } else { "" });
+    let yml = "www:\n  type: custom\n  buildscript: builder\n  process: sleep 1000\n";
+    let dir = tree(&hob, "locked", &[("dotcloud.yml", yml), ("builder", "mkdir ~/locked && chmod 0 ~/locked\n")]);
+    let ran = hob.hob(&["push", &dir]).expect(1);
+    assert!(
+        ran.err.contains("cannot copy the home to") && ran.err.contains("locked: permission denied"),
+        "{}",
+        ran.err
+    );
+    assert!(hob.status().is_empty());
+    assert_eq!(sh_ok(&format!("find {} -name locked", hob.home.beside("state").display())), "");
+    hob.shutdown();
+}
+
+#[test]
 fn an_unchanged_tree_and_a_rollback_take_less_than_a_second_and_startsecs() {
     let hob = daemon("");
     let one = version(&hob, "one");

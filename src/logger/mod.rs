@@ -279,6 +279,8 @@ impl Logger {
                 }
             }
             ToLogger::Update { id, label, spec } => {
+                // What was said before goes where it would have gone.
+                self.pump(id);
                 if let Some(log) = self.logs.get_mut(&id) {
                     log.dress = Dress::of(&spec, &label, stream_name(log.stderr));
                     log.label = label;
@@ -546,10 +548,10 @@ impl Logger {
                 Piece::Message(bytes) => {
                     let text = capture::as_text(&bytes);
                     let events = filter.wants.events;
-                    self.say(id, Said::Message, text);
                     if events {
-                        self.say(id, Said::Output, capture::as_text(&bytes));
+                        self.say(id, Said::Output, text.clone());
                     }
+                    self.say(id, Said::Message, text);
                     continue;
                 }
             };

@@ -4,7 +4,7 @@
 //! makes files that the user may not change.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
@@ -14,24 +14,23 @@ use crate::sys::process::{self, Ended};
 
 /// Fills `to`, which is there and is the user's, with what `from` holds.
 pub fn home(from: &Path, to: &Path, user: Option<&Identity>) -> io::Result<()> {
+    let (mut rx, mut tx) = io::pipe()?;
     let pid = process::fork(|| {
-        if let Some(user) = user
-            && let Err((stage, why)) = process::become_user(user.uid, user.gid, &user.groups)
-        {
-            let _ = writeln!(io::stderr(), "hob: cannot {stage}: {}", describe(&why));
-            return 1;
-        }
-        match tree(from, to) {
-            Ok(()) => 0,
-            Err(why) => {
-                let _ = writeln!(io::stderr(), "hob: {why}");
-                1
-            }
-        }
+        let become_user = |user: &Identity| process::become_user(user.uid, user.gid, &user.groups);
+        let copied = user
+            .map_or(Ok(()), |user| {
+                become_user(user).map_err(|(stage, why)| format!("cannot {stage}: {}", describe(&why)))
+            })
+            .and_then(|()| tree(from, to));
+        copied.map_or_else(|why| tx.write_all(why.as_bytes()).map_or(1, |()| 1), |()| 0)
     })?;
+    drop(tx);
+    let mut why = Vec::new();
+    let read = rx.read_to_end(&mut why);
     match process::wait_for(pid)? {
-        Ended::Code(0) => Ok(()),
-        _ => Err(io::Error::other("it is not complete")),
+        Ended::Code(0) => read.map(|_| ()),
+        _ if why.is_empty() => Err(io::Error::other("it is not complete")),
+        _ => Err(io::Error::other(String::from_utf8_lossy(&why).into_owned())),
     }
 }
 

@@ -32,14 +32,17 @@ pub fn provide(names: &[String], root: bool, within: Duration, show: &mut ShowLi
     let _policy = Policy::install();
     // Package lists may be missing (a container image) or old; they are fetched when that turns out to matter.
     let install = format!("apt-get install -y --no-install-recommends {list}");
-    if apt(&install, within, show)? || (apt("apt-get update", within, show)? && apt(&install, within, show)?) {
-        return Ok(());
+    let mut failed = apt(&install, within, show)?;
+    if failed.is_some() {
+        // One source of several that cannot be reached is no reason to give up.
+        let _ = apt("apt-get update", within, show)?;
+        failed = apt(&install, within, show)?;
     }
-    Err(format!("systempackages: apt-get cannot install {list}"))
+    failed.map_or(Ok(()), |why| Err(format!("systempackages: apt-get cannot install {list}{why}")))
 }
 
-/// The words need no quoting: names were checked.
-fn apt(line: &str, within: Duration, show: &mut ShowLine<'_>) -> Result<bool, String> {
+/// What it says is wrong, if anything is. The words need no quoting: names were checked.
+fn apt(line: &str, within: Duration, show: &mut ShowLine<'_>) -> Result<Option<String>, String> {
     let mut env: BTreeMap<String, String> = std::env::vars().collect();
     env.insert("DEBIAN_FRONTEND".into(), "noninteractive".into());
     // A lock that another apt-get holds is waited for.
@@ -49,7 +52,11 @@ fn apt(line: &str, within: Duration, show: &mut ShowLine<'_>) -> Result<bool, St
     let outcome =
         script.run(show, None).map_err(|e| format!("systempackages: cannot run apt-get: {}", describe(&e)))?;
     match outcome.end {
-        End::Ended(ended) => Ok(ended.status() == 0),
+        End::Ended(ended) if ended.status() == 0 => Ok(None),
+        End::Ended(_) => {
+            let errors = outcome.last.iter().filter_map(|line| line.strip_prefix("E: "));
+            Ok(Some(errors.map(|error| format!("; {error}")).collect()))
+        }
         End::TookTooLong => Err("systempackages: apt-get took too long".to_owned()),
         End::Interrupted(_) => Err("systempackages: apt-get was interrupted".to_owned()),
     }
@@ -90,30 +97,37 @@ fn is_name(name: &str) -> bool {
 }
 
 /// While it is there, no package starts a daemon when it is installed (invoke-rc.d asks this file).
-struct Policy(bool);
+struct Policy;
 
 impl Policy {
     fn install() -> Policy {
-        // One that is there already has its own mind, and is left alone.
-        let made = std::fs::OpenOptions::new()
+        lift_policy();
+        // Somebody else's has its own mind, and is left alone.
+        let _ = std::fs::OpenOptions::new()
             .write(true)
             .create_new(true)
             .mode(0o755)
             .open(POLICY)
-            .and_then(|mut file| file.write_all(b"#!/bin/sh\nexit 101\n"));
-        Policy(made.is_ok())
+            .and_then(|mut file| file.write_all(POLICY_TEXT));
+        Policy
     }
 }
 
 impl Drop for Policy {
     fn drop(&mut self) {
-        if self.0 {
-            let _ = std::fs::remove_file(Path::new(POLICY));
-        }
+        lift_policy();
+    }
+}
+
+/// Removes what forbids packages to start daemons if it is hob's: also one that was killed has left it.
+pub fn lift_policy() {
+    if std::fs::read(POLICY).is_ok_and(|text| text == POLICY_TEXT) {
+        let _ = std::fs::remove_file(POLICY);
     }
 }
 
 const POLICY: &str = "/usr/sbin/policy-rc.d";
+const POLICY_TEXT: &[u8] = b"#!/bin/sh\n# hob is installing systempackages\nexit 101\n";
 
 #[cfg(test)]
 mod tests {

@@ -20,6 +20,7 @@ use super::follow::{follow, size};
 use super::homes;
 use super::link::{Link, UNREACHABLE};
 use super::pack::{self, Manifest};
+use super::packages;
 use super::prepare::Refused;
 use super::report::{Receiving, Report};
 use super::script::describe;
@@ -691,7 +692,8 @@ impl Work {
         {
             let from = self.store.built(&earlier.revision, &earlier.name);
             copy::home(&from, &home, tree.user.as_ref()).map_err(|e| {
-                Refused::one(1, format!("{}: cannot copy the home of the last build: {}", service.name, describe(&e)))
+                let why = format!("{}: cannot copy the home of the last build: {}", service.name, describe(&e));
+                Refused::one(1, format!("{why}; --clean begins with an empty one"))
             })?;
         }
         let site = build::Site { home: &home, seen_at: record.home.as_deref() };
@@ -740,6 +742,7 @@ impl Work {
 
     /// After a deployment that was killed: what ran before runs again.
     fn clean_up(&self, lock: &Lock) -> Result<(), Refused> {
+        packages::lift_policy();
         let old = self.store.deployed()?;
         let rolling = self.store.rolling()?;
         let rolling = rolling.filter(|rolling| !old.generations.iter().any(|g| g.id == rolling.id));
