@@ -383,6 +383,14 @@ fn run(cli: Cli) -> Result<i32, Failed> {
         };
         client::act(&daemon_at(&places)?, &act)
     };
+    let makes_homes = match &cli.command {
+        Command::Boot { command, .. } => command.is_empty(),
+        Command::Up { .. } | Command::Build { .. } | Command::Deploying(_) => true,
+        _ => false,
+    };
+    if makes_homes {
+        sys::limits::usual_umask(sys::user::effective().0 == 0);
+    }
     match cli.command {
         Command::Boot { command, .. } if !command.is_empty() => Ok(init::main(&command)),
         // An entry point of a container whose command is missing.
