@@ -375,6 +375,14 @@ fn run(cli: Cli) -> Result<i32, Failed> {
         };
         client::act(&daemon_at(&places)?, &act)
     };
+    let makes_homes = match &cli.command {
+        Command::Boot { command, .. } => command.is_empty(),
+        Command::Up { .. } | Command::Build { .. } | Command::Deploying(_) => true,
+        _ => false,
+    };
+    if makes_homes {
+        sys::limits::usual_umask(sys::user::effective().0 == 0);
+    }
     match cli.command {
         Command::Boot { command, .. } if !command.is_empty() => Ok(init::main(&command)),
         // An entry point of a container whose command is missing.
@@ -542,7 +550,7 @@ fn logs(places: &Places, names: &[String], wanted: tail::Wanted, json: bool) -> 
     let names = client::log_names(&daemon, names, &folder, &mut |name, why| {
         let is_there = tail::is_there(&folder, name);
         if !is_there && wanted.follow {
-            eprintln!("hob: there is no log {name:?} yet: waiting for it");
+            tell!("hob: there is no log {name:?} yet: waiting for it");
         } else if !is_there {
             let why = if why.status == 1 { format!(", and {}", why.message) } else { String::new() };
             unknown.get_or_insert(format!("no log {name:?} in {}{why}", folder.display()));
@@ -606,14 +614,14 @@ fn check(places: &Places, mut files: Vec<PathBuf>) -> Result<i32, Failed> {
     }
     let (problems, warnings) = config::check(&files, &overrides(places), &config::own_env());
     for warning in &warnings {
-        eprintln!("warning: {warning}");
+        tell!("warning: {warning}");
     }
     let text = problems.to_string();
     if text.is_empty() {
         client::print(&files.iter().map(|f| format!("{}: good\n", f.display())).collect::<String>())?;
         return Ok(0);
     }
-    eprintln!("{}", text.trim_end());
+    tell!("{}", text.trim_end());
     Ok(2)
 }
 

@@ -36,6 +36,21 @@ pub struct Supervisord {
     pub servers: Vec<Server>,
     /// Where automatic logs are made.
     pub childlogdir: PathBuf,
+    /// Nothing names the standard `[rpcinterface:x]`: the methods `supervisor.*` do not exist.
+    #[serde(default)]
+    pub lacks_interface: bool,
+    /// What else of `[supervisord]` a restart takes over.
+    #[serde(default)]
+    pub main: Option<Box<MainSettings>>,
+}
+
+/// Of supervisord itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MainSettings {
+    pub log: LogSpec,
+    /// As `log::LevelFilter` names it.
+    pub loglevel: String,
+    pub pidfile: PathBuf,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

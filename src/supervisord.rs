@@ -5,11 +5,12 @@ use std::ffi::OsString;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use crate::config::{self, Conf, Flags, Level, Main, MainLog, Note, Problems, Setting};
 use crate::daemon::{self, Given, Refusal, Roles, mainlog};
-use crate::plan::{LogExtras, LogSpec, OnFull};
+use crate::plan::{Address, LogExtras, LogSpec, MainSettings, OnFull, Plan, Server};
 use crate::sys::{self, process};
 
 /// Whatever the words of the command line say. The result is an exit status; every error of the start is 2.
@@ -73,11 +74,11 @@ fn start(argv0: &OsString, flags: Flags, roles: Roles) -> Result<i32, Vec<String
 /// What `--test` says of a configuration that would run.
 fn tell_good(conf: &Conf, file: &Path) -> i32 {
     for warning in &conf.warnings {
-        eprintln!("warning: {warning}");
+        tell!("warning: {warning}");
     }
     for note in &conf.notes {
         if let Note::Warning(text) | Note::Critical(text) = note {
-            eprintln!("warning: {text}");
+            tell!("warning: {text}");
         }
     }
     let groups = conf.plan.supervisord.as_ref().map_or(0, |own| own.groups.len());
@@ -86,7 +87,7 @@ fn tell_good(conf: &Conf, file: &Path) -> i32 {
 }
 
 fn tell_bad(problems: &Problems) -> i32 {
-    eprintln!("{problems}");
+    tell!("{problems}");
     2
 }
 
@@ -148,14 +149,16 @@ fn run(
     if !main.nocleanup {
         remove_old_logs(&main);
     }
-    let main_log = main_log(&main)?;
+    let main_log = main_log(&main);
+    check_log(&main_log)?;
     let servers = plan.supervisord.as_ref().map(|own| own.servers.clone()).unwrap_or_default();
+    tell_of_stale_sockets(&servers);
     let (pidfile, nocleanup) = (main.pidfile.clone(), main.nocleanup);
     let childlogdir = main.childlogdir.clone();
     if parent.is_some() {
         log::info!("daemonizing the supervisord process");
     }
-    let given = Given { plan, main_log, pidfile, nocleanup, ready: Box::new(move || detach(parent)) };
+    let given = Given { plan, main_log: Some(main_log), pidfile, nocleanup, ready: Box::new(move || detach(parent)) };
     let options = daemon::Options {
         socket: runtime_place(&main),
         servers,
@@ -169,7 +172,7 @@ fn run(
         roles,
         make_plan: Box::new(move |_, _, done| {
             let read = read(&config::own_env());
-            done(read.map(|conf| conf.plan).map_err(|problems| Refusal { errors: told(&problems), status: 2 }));
+            done(read.map(with_main).map_err(|problems| Refusal { errors: told(&problems), status: 2 }));
         }),
         far_off: Box::new(Vec::new),
         booted: serde_json::Value::Null,
@@ -185,6 +188,17 @@ fn run(
             _ => why.to_string(),
         }]
     })
+}
+
+/// They are replaced when we listen there.
+fn tell_of_stale_sockets(servers: &[Server]) {
+    for server in servers {
+        if let Address::Unix { path, .. } = &server.address
+            && UnixStream::connect(path).is_err_and(|why| why.kind() == io::ErrorKind::ConnectionRefused)
+        {
+            let _ = writeln!(io::stderr(), "Unlinking stale socket {}", path.display());
+        }
+    }
 }
 
 /// The first of its kind: one fork, a session of its own. The parent waits until the child says that all is well, or
@@ -274,7 +288,7 @@ fn filter(level: Level) -> log::LevelFilter {
 }
 
 /// Where the main log goes: a file, syslog, and in the foreground our own output too.
-fn main_log(main: &Main) -> Result<Option<LogSpec>, Vec<String>> {
+fn main_log(main: &Main) -> LogSpec {
     let mut spec = LogSpec {
         on_full: OnFull::DropNewest,
         console: main.nodaemon && !main.silent,
@@ -291,14 +305,28 @@ fn main_log(main: &Main) -> Result<Option<LogSpec>, Vec<String>> {
             (spec.max_bytes, spec.backups) = (*max_bytes, *backups);
             let is_own = path.to_str().is_some_and(|p| ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"].contains(&p));
             spec.console &= !is_own;
-            // A log that cannot be written is better told now than never.
-            if !path.starts_with("/dev") && !path.starts_with("/proc") {
-                let opened = std::fs::OpenOptions::new().append(true).create(true).open(path);
-                opened.map_err(|why| vec![format!("cannot open the log {}: {why}", path.display())])?;
-            }
         }
     }
-    Ok(Some(spec))
+    spec
+}
+
+/// A log that cannot be written is better told now than never.
+fn check_log(spec: &LogSpec) -> Result<(), Vec<String>> {
+    if let Some(path) = spec.file().filter(|path| !path.starts_with("/dev") && !path.starts_with("/proc")) {
+        let opened = std::fs::OpenOptions::new().append(true).create(true).open(path);
+        opened.map_err(|why| vec![format!("cannot open the log {}: {why}", path.display())])?;
+    }
+    Ok(())
+}
+
+/// With what a restart takes over beside the plan.
+fn with_main(conf: Conf) -> Plan {
+    let Conf { mut plan, main, .. } = conf;
+    if let Some(own) = &mut plan.supervisord {
+        let (log, loglevel) = (main_log(&main), filter(main.loglevel).to_string());
+        own.main = Some(Box::new(MainSettings { log, loglevel, pidfile: main.pidfile }));
+    }
+    plan
 }
 
 /// Automatic logs of daemons that are gone.

@@ -40,6 +40,8 @@ impl Value {
         match self {
             Value::Int(number) => Some(*number),
             Value::Bool(truth) => Some(i64::from(*truth)),
+            // JavaScript knows no other numbers.
+            Value::Double(number) if number.fract() == 0.0 && number.abs() < 1e15 => Some(*number as i64),
             _ => None,
         }
     }

@@ -374,6 +374,27 @@ fn build_runs_the_builder_in_the_tree_with_a_home_and_without_run_variables() {
 }
 
 #[test]
+fn a_strict_umask_does_not_shut_the_user_out_of_the_home_and_the_artifact_keeps_it() {
+    if !need("root") {
+        return;
+    }
+    let home = tree().settings("user = \"nobody\"\n");
+    sh_ok(&format!("chmod 755 {}", home.beside("").display()));
+    let ask = |words: &[&str]| {
+        let mut command = std::process::Command::new("sh");
+        command.args(["-c", "umask 077; exec \"$@\"", "sh", hob_bin()]).args(words);
+        home.dress(&mut command);
+        run(&mut command)
+    };
+    let dir = home.at("").display().to_string();
+    let built = ask(&["build", &dir]).expect(0).out;
+    assert!(fs::read_to_string(format!("{}/built", built.trim())).expect("built").starts_with("home "));
+    let artifact = home.beside("all.tar.zst");
+    ask(&["build", &dir, "-o", &artifact.display().to_string()]).expect(0);
+    assert_eq!(fs::metadata(artifact).expect("made").permissions().mode() & 0o777, 0o600);
+}
+
+#[test]
 fn version_help_and_completions_work_without_a_daemon() {
     let home = Home::bare();
     run(&mut home.command(&["--version"])).expect(0).says(env!("CARGO_PKG_VERSION"));
@@ -389,6 +410,7 @@ fn version_help_and_completions_work_without_a_daemon() {
     run(home.command(&["--version"]).env("HOB_CONFIG", "").env("HOB_SOCKET", "")).expect(0);
     // An entry point whose command is missing, and output that goes nowhere.
     run(&mut home.command(&["boot", "--"])).expect(2).says("no command");
+    sh(&format!("{} check /no/such.yml 2> /dev/full", hob_bin())).expect(2);
     sh(&format!("{} completions bash > /dev/full", hob_bin())).expect(111).says("no space left");
 }
 

@@ -167,3 +167,79 @@ fn what_starts_after_another_stops_before_it_whatever_the_order_of_groups() {
     let at = |what: &str| text.find(what).unwrap_or_else(|| panic!("{what} is not in {text}"));
     assert!(at("spawned: 'b'") < at("spawned: 'a'") && at("stopped: a ") < at("stopped: b "), "{text}");
 }
+
+#[test]
+fn a_restart_takes_over_another_log_and_pid_file() {
+    let daemon = Supervisord::start(CAT);
+    let dir = daemon.dir.path();
+    let text = fs::read_to_string(dir.join("s.conf")).expect("there");
+    fs::write(dir.join("s.conf"), text.replace("s.log", "n.log").replace("s.pid", "n.pid")).expect("written");
+    daemon.signal(nix::sys::signal::Signal::SIGHUP);
+    wait_for("the other log", || daemon.file("n.log").contains("spawned: 'cat'").then_some(()));
+    assert_eq!(daemon.file("n.pid").trim(), daemon.child.id().to_string());
+    assert!(!dir.join("s.pid").exists());
+    assert!(daemon.log().contains("stopped: cat"), "{}", daemon.log());
+    assert!(!daemon.file("n.log").contains("stopped: cat"), "{}", daemon.file("n.log"));
+}
+
+#[test]
+fn without_the_standard_interface_its_methods_do_not_exist() {
+    let daemon = Supervisord::start(CAT);
+    let conf = daemon.dir.path().join("s.conf");
+    let text = fs::read_to_string(&conf).expect("there");
+    fs::write(&conf, text.replace("[rpcinterface:supervisor]", "[other]")).expect("written");
+    daemon.signal(nix::sys::signal::Signal::SIGHUP);
+    wait_for("no interface", || {
+        daemon.ctl(&["status"]).contains("did not recognize the supervisor namespace").then_some(())
+    });
+    fs::write(&conf, text).expect("written");
+    daemon.signal(nix::sys::signal::Signal::SIGHUP);
+    daemon.wait_state("cat", "RUNNING");
+}
+
+#[test]
+fn a_program_whose_folder_is_missing_has_exited_in_the_words_of_its_log() {
+    let daemon = Supervisord::start(
+        "[program:a]\ncommand=/bin/cat\ndirectory=/no/such\nstartsecs=0\nautorestart=false\nstderr_logfile=%(here)s/a.err\n",
+    );
+    daemon.wait_state("a", "EXITED");
+    assert!(daemon.log().contains("exited: a (exit status 127; not expected)"), "{}", daemon.log());
+    assert_eq!(
+        daemon.file("a.err"),
+        "supervisor: couldn't chdir to /no/such: ENOENT\nsupervisor: child process was not spawned\n"
+    );
+}
+
+#[test]
+fn a_log_that_somebody_has_made_a_link_or_a_fifo_is_not_shown() {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    let daemon = Supervisord::start(&format!("{CAT}stdout_logfile=%(here)s/o\n"));
+    let (dir, secret) = (daemon.dir.path(), daemon.dir.path().join("secret"));
+    daemon.wait_state("cat", "RUNNING");
+    fs::write(&secret, "secret").expect("written");
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o777)).expect("ours");
+    fs::remove_file(dir.join("o")).expect("there");
+    symlink(&secret, dir.join("o")).expect("new");
+    assert_eq!(daemon.ctl(&["tail", "cat"]), "cat: ERROR (unknown error reading log)\n");
+    fs::remove_file(dir.join("o")).expect("there");
+    nix::unistd::mkfifo(&dir.join("o"), nix::sys::stat::Mode::S_IRWXU).expect("new");
+    assert_eq!(daemon.ctl(&["tail", "cat"]), "cat: ERROR (unknown error reading log)\n");
+}
+
+#[test]
+fn a_follower_too_many_is_told_so() {
+    use std::io::{BufRead, BufReader, Write};
+    use std::os::unix::net::UnixStream;
+    let daemon = Supervisord::start(CAT);
+    let mut followers = Vec::new();
+    for nth in 0..65 {
+        let mut stream = UnixStream::connect(daemon.dir.path().join("s.sock")).expect("it listens");
+        stream.write_all(b"GET /mainlogtail HTTP/1.1\r\nHost: x\r\n\r\n").expect("taken");
+        let mut reader = BufReader::new(stream);
+        let mut line = String::new();
+        reader.read_line(&mut line).expect("an answer");
+        let status = if nth < 64 { "200" } else { "503" };
+        assert_eq!(line.split(' ').nth(1), Some(status), "{nth}: {line}");
+        followers.push(reader);
+    }
+}

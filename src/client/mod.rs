@@ -170,7 +170,7 @@ pub fn act(daemon: &Daemon, act: &Act<'_>) -> Answer {
         let line = format!("{}: {}", outcome.name, outcome.message);
         match (outcome.ok, act.json) {
             (true, false) => print(&format!("{line}\n"))?,
-            (false, false) => eprintln!("hob: {line}"),
+            (false, false) => tell!("hob: {line}"),
             (_, true) => {}
         }
         let is_up = ["STARTING", "RUNNING", "STOPPING"].contains(&outcome.state.as_str());
@@ -194,7 +194,7 @@ pub fn roll(daemon: &Daemon, names: &[String], timeout: Option<f64>, json: bool)
         if status != 0 {
             let rest: Vec<&str> = processes[nth + 1..].iter().map(|p| p.name.as_str()).collect();
             if !rest.is_empty() {
-                eprintln!("hob: not restarted: {}", rest.join(", "));
+                tell!("hob: not restarted: {}", rest.join(", "));
             }
             return Ok(status);
         }

@@ -1,12 +1,13 @@
 //! `hob why NAME`: the story of one process.
 
-use std::fs;
 use std::io::{Read, Seek, SeekFrom};
+use std::path::Path;
 
 use serde_json::json;
 
 use super::show;
 use super::talk::{Daemon, Failed};
+use crate::sys::file::open_regular;
 use crate::sys::proc;
 use crate::wire::{Instance, Process};
 
@@ -84,7 +85,7 @@ fn holders(process: &Process, instances: &[Instance]) -> Vec<String> {
 
 fn last_lines(file: &str, count: usize) -> Vec<String> {
     let read = || -> std::io::Result<Vec<u8>> {
-        let mut file = fs::File::open(file)?;
+        let mut file = open_regular(Path::new(file))?;
         let size = file.metadata()?.len();
         file.seek(SeekFrom::Start(size.saturating_sub(16 << 10)))?;
         let mut text = Vec::new();

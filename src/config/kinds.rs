@@ -146,6 +146,9 @@ pub fn signal(text: &str) -> Read<i32> {
     let alias = match bare {
         "CLD" => "CHLD",
         "POLL" => "IO",
+        // Names of its signal module that supervisord takes for signals: nothing happens, and hang up.
+        "_DFL" => return Ok(0),
+        "_IGN" => return Ok(1),
         "RTMIN" => return Ok(34),
         "RTMAX" => return Ok(64),
         bare => bare,

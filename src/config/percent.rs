@@ -165,7 +165,7 @@ fn convert(conversion: char, at: usize, format: &Format, value: &Named) -> Resul
         },
         ('c', Named::Text(_)) => bad("%c requires int or char"),
         ('d' | 'i' | 'u' | 'o' | 'x' | 'X' | 'f' | 'F' | 'e' | 'E', Named::Text(_)) => {
-            bad(format!("%{conversion} format: a number is required, not str"))
+            bad(format!("%{conversion} format: a real number is required, not str"))
         }
         ('d' | 'i' | 'u' | 'o' | 'x' | 'X', Named::Number(number)) => Ok(pad_integer(conversion, *number, format)),
         ('f' | 'F' | 'e' | 'E', Named::Number(number)) => {
@@ -282,7 +282,7 @@ mod tests {
             ("%(process_num)%", "unsupported format character '%' (0x25) at index 14"),
             ("50%", "incomplete format"),
             ("%(x", "incomplete format key"),
-            ("%(program_name)d", "%d format: a number is required, not str"),
+            ("%(program_name)d", "%d format: a real number is required, not str"),
             ("%s", "a % without a name; write %% for a percent"),
             ("%(process_num)99999d", "width too big"),
         ];

@@ -152,7 +152,7 @@ pub fn supervisord_with(setting: &Setting<'_>, users: Users) -> Result<Conf, Pro
     reader.login_environment = reader.main_switch(&ini, "login_environment");
     let exit_when = own_keys::exit_when(&mut reader, &ini);
     let (groups, specs) = program::groups(&mut reader, &ini, &main, &env);
-    reader.rpc_interfaces(&ini);
+    let lacks_interface = !reader.rpc_interfaces(&ini);
     reader.unknown(&ini);
     let own = Supervisord {
         identifier: main.identifier.clone(),
@@ -160,6 +160,8 @@ pub fn supervisord_with(setting: &Setting<'_>, users: Users) -> Result<Conf, Pro
         env,
         servers,
         childlogdir: main.childlogdir.clone(),
+        lacks_interface,
+        main: None,
     };
     let plan = Plan { specs, exit_when, supervisord: Some(Box::new(own)), ..Plan::default() };
     let Reader { problems, warnings, notes, environments, .. } = reader;
@@ -435,15 +437,18 @@ impl Reader {
         }
     }
 
-    /// The one interface there is may be named; every other one would be Python code in the daemon.
-    fn rpc_interfaces(&mut self, ini: &Ini) {
+    /// The one interface there is may be named; every other one would be Python code in the daemon. True if it is.
+    fn rpc_interfaces(&mut self, ini: &Ini) -> bool {
+        let mut is_named = false;
         for section in ini.sections().filter(|section| section.name.starts_with("rpcinterface:")) {
             match ini.get(&section.name, "supervisor.rpcinterface_factory") {
                 None => {
                     let why = format!("section [{}] does not specify a supervisor.rpcinterface_factory", section.name);
                     self.wrong_section(ini, &section.name, why);
                 }
-                Some(entry) if entry.value.trim() == "supervisor.rpcinterface:make_main_rpcinterface" => {}
+                Some(entry) if entry.value.trim() == "supervisor.rpcinterface:make_main_rpcinterface" => {
+                    is_named |= section.name == "rpcinterface:supervisor";
+                }
                 Some(entry) if !PLUGINS.iter().any(|plugin| entry.value.trim().starts_with(plugin)) => {
                     let factory = entry.value.trim();
                     let why =
@@ -461,6 +466,7 @@ impl Reader {
                 }
             }
         }
+        is_named
     }
 
     fn unknown(&mut self, ini: &Ini) {

@@ -188,7 +188,7 @@ impl Exchange {
                     *next_ticket += 1;
                     self.has_acted |= !LOOKS_ONLY.iter().any(|prefix| call.method.starts_with(prefix));
                     let mut asked = Asked { host: &mut *host, params: &call.params, ticket: Ticket(*next_ticket) };
-                    rpc::call(&mut asked, &call.method)
+                    rpc::call(&mut asked, &call.method, self.deed.is_some())
                 }
             };
             match outcome {
@@ -336,7 +336,7 @@ fn fetched_value(fetched: &Fetched, is_tail: bool) -> Result<Value, Fault> {
     }
     match &fetched.error {
         None => Ok(fetched.text.as_str().into()),
-        Some(_) if fetched.is_missing => Err(faulted(rpc::fault::NO_FILE, "")),
+        Some(path) if fetched.is_missing => Err(faulted(rpc::fault::NO_FILE, path)),
         Some(why) => Err(faulted(rpc::fault::FAILED, why)),
     }
 }

@@ -1,9 +1,8 @@
 //! `GET /v1/logs`: what to send, and the sending, which a child does, since reading a log may block.
 
-use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,6 +13,7 @@ use super::http::{self, Answer, Request};
 use super::rpc::{log_of, split};
 use super::{Host, api};
 use crate::supervisor::Process;
+use crate::sys::file::open_regular;
 use crate::sys::{poll, socket_unix};
 use crate::wire::LogLine;
 
@@ -49,6 +49,12 @@ pub fn serve_logs(
     send_logs(socket, query, follow)
 }
 
+/// The whole answer for a client more than there can be followers of logs.
+pub fn too_many_followers(most: usize) -> Vec<u8> {
+    let why = format!("{most} clients read logs already; try again when one of them has ended");
+    api::failure(503, why).encode(false, false)
+}
+
 /// Which part of a file is wanted, in the words of supervisord's clients (reference/supervisord.md §3.7).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogPiece {
@@ -67,20 +73,24 @@ pub struct Fetched {
     /// There is more than was asked for.
     pub overflow: bool,
     pub is_missing: bool,
+    /// Why there is nothing; of a missing file its path.
     pub error: Option<String>,
 }
 
 /// Reads a piece; for a child of the daemon, since reading may block.
 pub fn read_piece(piece: &LogPiece) -> Fetched {
-    try_read(piece).unwrap_or_else(|why| Fetched {
-        is_missing: why.kind() == io::ErrorKind::NotFound,
-        error: Some(socket_unix::reason(&why)),
-        ..Fetched::default()
+    try_read(piece).unwrap_or_else(|why| {
+        let is_missing = why.kind() == io::ErrorKind::NotFound;
+        let error = if is_missing { piece.path.display().to_string() } else { socket_unix::reason(&why) };
+        Fetched { is_missing, error: Some(error), ..Fetched::default() }
     })
 }
 
 fn try_read(piece: &LogPiece) -> io::Result<Fetched> {
-    let mut file = open(&piece.path)?;
+    if piece.path == Path::new("/dev/null") {
+        return Ok(Fetched::default());
+    }
+    let mut file = open_regular(&piece.path)?;
     let size = file.metadata()?.len();
     let (offset, length) = (piece.offset, u64::try_from(piece.length).unwrap_or(0));
     let (from, length, overflow) = if piece.is_tail {
@@ -98,12 +108,6 @@ fn try_read(piece: &LogPiece) -> io::Result<Fetched> {
     // A character that begins before the piece is not shown in part.
     let cut = if from > 0 { bytes.iter().take(3).take_while(|&&b| b & 0xc0 == 0x80).count() } else { 0 };
     Ok(Fetched { text: String::from_utf8_lossy(&bytes[cut..]).into_owned(), size, overflow, ..Fetched::default() })
-}
-
-/// A folder may hold anything: a FIFO must not hang us.
-fn open(path: &Path) -> io::Result<File> {
-    let file = std::fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
-    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("not a regular file")) }
 }
 
 /// A file that is followed byte by byte.
@@ -144,7 +148,7 @@ pub fn serve_tail(socket: OwnedFd, tail: &Tail) -> io::Result<()> {
     stream.set_nonblocking(false)?;
     stream.set_write_timeout(Some(PATIENCE))?;
     stream.write_all(&http::tail_head(!tail.is_main))?;
-    let mut file = open(&tail.path)?;
+    let mut file = open_regular(&tail.path)?;
     let mut at = file.seek(SeekFrom::End(0))?.saturating_sub(TAIL_FIRST);
     let mut out = Vec::new();
     let mut block = vec![0; 64 << 10];
@@ -165,7 +169,7 @@ pub fn serve_tail(socket: OwnedFd, tail: &Tail) -> io::Result<()> {
                 break;
             }
         }
-        if let Ok(next) = open(&tail.path)
+        if let Ok(next) = open_regular(&tail.path)
             && next.metadata()?.ino() != meta.ino()
         {
             (file, at) = (next, 0);

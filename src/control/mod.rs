@@ -52,7 +52,7 @@ use crate::{sys, wire};
 
 pub use self::rpc::VERSION as SUPERVISOR_VERSION;
 
-pub use self::logs::{Fetched, LogPiece, LogQuery, Tail, read_piece, serve_logs, serve_tail};
+pub use self::logs::{Fetched, LogPiece, LogQuery, Tail, read_piece, serve_logs, serve_tail, too_many_followers};
 
 /// Listening sockets at most; their tokens come first.
 const MAX_DOORS: usize = 64;

@@ -79,7 +79,7 @@ pub fn ask(request: &Request, visitor: Visitor, token: &str, host: &dyn Host) ->
         return Reply::Answer(Answer { headers: allow, ..api::failure(405, "use GET or POST".into()) });
     }
     match request.path.as_str() {
-        "/ok.html" => Reply::Answer(plain("text/html", "OK")),
+        "/ok.html" => Reply::Answer(plain("text/plain", "OK")),
         "/stylesheets/supervisor.css" => Reply::Answer(plain("text/css", between("<style>", "</style>"))),
         "/tail.html" => tail(request),
         _ => index(request, is_post, visitor, token, host),

@@ -61,7 +61,8 @@ const NAMES: &[(i32, &str)] = &[
 pub fn faulted(code: i32, detail: &str) -> Fault {
     let name = NAMES.iter().find(|(number, _)| *number == code).map_or("UNKNOWN", |(_, name)| name);
     // A name is told even where it is empty.
-    let text = if detail.is_empty() && code != fault::BAD_NAME { name.to_owned() } else { format!("{name}: {detail}") };
+    let is_named = code == fault::BAD_NAME || code == fault::BAD_SIGNAL;
+    let text = if detail.is_empty() && !is_named { name.to_owned() } else { format!("{name}: {detail}") };
     Fault { code, text }
 }
 
@@ -73,9 +74,10 @@ pub(super) fn done(value: impl Into<Value>) -> Outcome {
     Outcome::Done(Ok(value.into()))
 }
 
-/// Runs a method, as far as that goes without waiting.
-pub fn call(asked: &mut Asked<'_>, name: &str) -> Outcome {
-    let Some(method) = METHODS.iter().chain(rpc_own::METHODS).find(|method| method.name == name) else {
+/// Runs a method, as far as that goes without waiting. The pages do so too, whatever a client may call.
+pub fn call(asked: &mut Asked<'_>, name: &str, is_page: bool) -> Outcome {
+    let found = METHODS.iter().chain(rpc_own::METHODS).find(|method| method.name == name);
+    let Some(method) = found.filter(|method| is_page || exists(asked, method)) else {
         return fail(fault::UNKNOWN_METHOD, "");
     };
     let most = method.signature.len() - 1;
@@ -87,6 +89,12 @@ pub fn call(asked: &mut Asked<'_>, name: &str) -> Outcome {
         return fail(fault::SHUTDOWN_STATE, "");
     }
     (method.handler)(asked)
+}
+
+/// Those of a namespace exist if the configuration names its interface.
+fn exists(asked: &Asked<'_>, method: &Method) -> bool {
+    let own = asked.host.supervisor().plan().supervisord.as_ref();
+    !method.name.starts_with("supervisor.") || !own.is_some_and(|own| own.lacks_interface)
 }
 
 macro_rules! method {
@@ -269,8 +277,8 @@ pub const METHODS: &[Method] = &[
         "Reads the end of the stdout log of a process: name, offset, length.",
         |a| tail(a, false)
     ),
-    method!("system.listMethods", ["array"], 0, "Lists all methods.", |_| {
-        done(Value::Array(METHODS.iter().map(|method| method.name.into()).collect()))
+    method!("system.listMethods", ["array"], 0, "Lists all methods.", |a| {
+        done(Value::Array(METHODS.iter().filter(|method| exists(a, method)).map(|method| method.name.into()).collect()))
     }),
     method!("system.methodHelp", ["string", "string"], 0, "Tells what a method does.", |a| match find(a) {
         Some(method) => done(method.doc),
@@ -297,7 +305,7 @@ pub const VERSION: &str = "4.3.0";
 
 fn find(asked: &Asked<'_>) -> Option<&'static Method> {
     let name = asked.params.first()?.as_str()?;
-    METHODS.iter().find(|method| method.name == name)
+    METHODS.iter().find(|method| method.name == name && exists(asked, method))
 }
 
 // -- arguments

@@ -43,7 +43,10 @@ impl Daemon {
                 "PROCESS_STATE_RUNNING"
             }
             Phase::Stopping => {
-                log::info!("waiting for {name} to stop");
+                // A shutdown tells of all of them together.
+                if !self.supervisor.is_shutting_down() {
+                    log::info!("waiting for {name} to stop");
+                }
                 extra = format!(" pid:{pid}");
                 "PROCESS_STATE_STOPPING"
             }
@@ -143,10 +146,9 @@ impl Daemon {
         let (name, pid) = (&process.spec().name.process, self.children.pid(run).map_or(0, |pid| pid.as_raw()));
         if signal == libc::SIGKILL {
             log::warn!("killing '{name}' ({pid}) with SIGKILL");
-        } else {
-            let whom = if self.signal_target(run, signal) { " process group" } else { "" };
-            log::debug!("killing {name} (pid {pid}){whom} with signal {}", signal_name(signal));
         }
+        let whom = if self.signal_target(run, signal) { " process group" } else { "" };
+        log::debug!("killing {name} (pid {pid}){whom} with signal {}", signal_name(signal));
     }
 }
 

@@ -20,7 +20,7 @@ use super::{Daemon, now};
 use crate::control::{Done, Ticket};
 use crate::daemon::logs::News;
 use crate::logger::protocol::Said;
-use crate::plan::{Group, LogSpec, Plan, Spec};
+use crate::plan::{Group, LogSpec, MainSettings, Plan, Spec};
 use crate::supervisor::Process;
 use crate::supervisor::event::{Event, ProcessId, Time};
 use crate::supervisor::listener::{Deed, Listeners};
@@ -60,7 +60,12 @@ pub struct Conductor {
     tick_at: Option<Time>,
     ticks: [u64; 3],
     report_at: Option<Time>,
+    /// The main log waits for the logger to take its other file; so long at most.
+    held_until: Option<Time>,
 }
+
+/// The ticket of the log that moves; no client gets that far.
+const MOVED: u64 = u64::MAX;
 
 pub(super) enum Purpose {
     Reread(Ticket),
@@ -90,6 +95,7 @@ impl Conductor {
             tick_at: None,
             ticks: [0; 3],
             report_at: None,
+            held_until: None,
         }
     }
 
@@ -118,7 +124,10 @@ impl Conductor {
 
     fn next_deadline(&self) -> Option<Time> {
         let at_once = (!self.done.is_empty() || !self.syncs.is_empty()).then(Time::default);
-        [at_once, self.tick_at, self.report_at, self.listeners.next_deadline()].into_iter().flatten().min()
+        [at_once, self.tick_at, self.report_at, self.held_until, self.listeners.next_deadline()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 }
 
@@ -133,16 +142,7 @@ impl Daemon {
             mainlog::open(self.logs.add_main(spec)?);
         }
         self.end_predecessors();
-        for server in plan.supervisord.iter().flat_map(|own| &own.servers) {
-            log::info!("RPC interface 'supervisor' initialized");
-            if server.login.is_none() {
-                log::error!(
-                    target: CRITICAL,
-                    "Server '{}' running without any HTTP authentication checking",
-                    kind_of(&server.name)
-                );
-            }
-        }
+        tell_of_servers(&plan);
         write_pidfile(&conductor.pidfile);
         ready();
         log::info!("supervisord started with pid {}", std::process::id());
@@ -203,6 +203,9 @@ impl Daemon {
             self.remove_automatic_logs(&spec);
         }
         self.supervisor = self.supervisor.successor();
+        if let Some(main) = plan.supervisord.as_ref().and_then(|own| own.main.as_deref()) {
+            self.take_over(main);
+        }
         if let Some(conductor) = &mut self.conductor {
             conductor.read = plan.clone();
             conductor.listeners = Listeners::default();
@@ -212,18 +215,42 @@ impl Daemon {
         }
         let servers = plan.supervisord.as_ref().map(|own| own.servers.clone()).unwrap_or_default();
         self.with_control(|control, _| control.set_servers(&servers));
+        tell_of_servers(&plan);
         log::info!("supervisord started with pid {}", std::process::id());
         self.activate(plan);
         true
     }
 
+    /// The log and the pid file may be others after a restart.
+    fn take_over(&mut self, main: &MainSettings) {
+        let Some(conductor) = &mut self.conductor else { return };
+        if let Ok(level) = main.loglevel.parse() {
+            log::set_max_level(level);
+        }
+        if self.logs.update_main(&main.log) {
+            mainlog::hold();
+            self.logs.sync(MOVED);
+            conductor.held_until = Some(now() + Duration::from_secs(1));
+        }
+        conductor.main_log = main.log.file().map(Path::to_owned);
+        if conductor.pidfile != main.pidfile {
+            remove_pidfile(&conductor.pidfile);
+            conductor.pidfile.clone_from(&main.pidfile);
+        }
+    }
+
+    fn let_log_go_on(&mut self) {
+        if let Some(conductor) = &mut self.conductor {
+            conductor.held_until = None;
+        }
+        mainlog::go_on();
+    }
+
     /// Everything is over.
     pub fn end_conducting(&mut self) {
+        mainlog::go_on();
         if let Some(conductor) = &self.conductor {
-            let own = std::process::id().to_string();
-            if fs::read_to_string(&conductor.pidfile).is_ok_and(|text| text.trim() == own) {
-                let _ = fs::remove_file(&conductor.pidfile);
-            }
+            remove_pidfile(&conductor.pidfile);
             mainlog::close();
         }
     }
@@ -297,6 +324,9 @@ impl Daemon {
         if reports {
             self.report_waiting();
         }
+        if self.conductor.as_ref().is_some_and(|conductor| conductor.held_until.is_some_and(|at| at <= now)) {
+            self.let_log_go_on();
+        }
         self.do_deeds();
     }
 
@@ -353,6 +383,7 @@ impl Daemon {
     pub fn hear_log_news(&mut self) {
         for news in self.logs.take_news() {
             match news {
+                News::Synced { ticket: MOVED } => self.let_log_go_on(),
                 News::Synced { ticket } => {
                     self.with_control(|control, daemon| control.ticket_done(Ticket(ticket), &Done::Synced, daemon));
                 }
@@ -441,6 +472,31 @@ const TICKS: [(u64, &str); 3] = [(5, "TICK_5"), (60, "TICK_60"), (3600, "TICK_36
 fn kind_of(section: &str) -> &str {
     section.split(':').next().unwrap_or(section)
 }
+
+fn tell_of_servers(plan: &Plan) {
+    let Some(own) = &plan.supervisord else { return };
+    for server in &own.servers {
+        if !own.lacks_interface {
+            log::info!("RPC interface 'supervisor' initialized");
+        }
+        if server.login.is_none() {
+            log::error!(
+                target: CRITICAL,
+                "Server '{}' running without any HTTP authentication checking",
+                kind_of(&server.name)
+            );
+        }
+    }
+}
+
+/// If it is still ours.
+fn remove_pidfile(path: &Path) {
+    let own = std::process::id().to_string();
+    if fs::read_to_string(path).is_ok_and(|text| text.trim() == own) {
+        let _ = fs::remove_file(path);
+    }
+}
+
 fn write_pidfile(path: &Path) {
     if path.as_os_str().is_empty() {
         return;

@@ -8,7 +8,7 @@ use mio::Token;
 
 use super::conductor::INPUTS;
 use super::{Daemon, lookup, now};
-use crate::control::{GroupError, Host, LogPiece, LogQuery, Tail, Ticket};
+use crate::control::{GroupError, Host, LogPiece, LogQuery, Tail, Ticket, too_many_followers};
 use crate::plan::{Plan, Reach};
 use crate::supervisor::event::{Event, ProcessId, Run, Time};
 use crate::supervisor::{Process, Supervisor};
@@ -210,6 +210,9 @@ impl Daemon {
     fn serve_in_child(&mut self, socket: OwnedFd, serve: impl FnOnce(OwnedFd)) {
         if self.streamers.len() >= STREAMERS_MAX {
             log::warn!("more than {STREAMERS_MAX} clients read logs, one was turned away");
+            // The socket takes this at once, or the client has sent for more than it has read.
+            let _ = sys::fd::set_nonblocking(&socket);
+            let _ = sys::fd::write_some(&socket, &too_many_followers(STREAMERS_MAX));
             return;
         }
         let streamer = sys::process::fork(|| {

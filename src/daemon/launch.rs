@@ -95,9 +95,11 @@ impl Launch<'_> {
             Ok(status) => status,
             Err(Failure { stage, errno }) => {
                 if self.spec.program.is_some() {
+                    // To supervisord it is a program like any other that has exited.
                     self.complain(stage, errno);
+                } else {
+                    Report::Failed { run: self.run, stage: stage.into(), errno: errno as i32 }.send(self.reports);
                 }
-                Report::Failed { run: self.run, stage: stage.into(), errno: errno as i32 }.send(self.reports);
                 127
             }
         }

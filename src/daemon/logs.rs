@@ -17,7 +17,7 @@ use mio::{Interest, Registry, Token};
 use serde::{Deserialize, Serialize};
 
 use super::marks::{Marks, Owner};
-use crate::logger::protocol::{FROM_LOGGER_MAX, FromLogger, LogId, MAIN, Said, ToLogger};
+use crate::logger::protocol::{CLEARED_MAX, FROM_LOGGER_MAX, FromLogger, LogId, MAIN, Said, ToLogger};
 use crate::plan::{LogSpec, Spec};
 use crate::supervisor::event::{ProcessId, Time};
 use crate::sys;
@@ -40,7 +40,7 @@ pub struct Logs {
     /// The text of an event that has not come whole yet.
     parts: HashMap<(LogId, Said), String>,
     /// Asked for and not answered, by ticket: the next logger is asked again.
-    clears: BTreeMap<u64, ToLogger>,
+    clears: BTreeMap<u64, Clearing>,
     /// What was counted so far, by process: written, lost.
     counted: HashMap<ProcessId, (u64, u64)>,
 }
@@ -51,6 +51,13 @@ pub enum News {
     Cleared { ticket: u64, error: Option<String> },
     Counted { ticket: u64, logs: HashMap<ProcessId, (u64, u64)> },
     Said { process: ProcessId, stderr: bool, what: Said, text: String },
+}
+
+/// Many logs take more than one message, each of which is answered.
+#[derive(Default)]
+struct Clearing {
+    left: VecDeque<ToLogger>,
+    error: Option<String>,
 }
 
 struct Pipe {
@@ -174,6 +181,16 @@ impl Logs {
         Ok(ours)
     }
 
+    /// What is in the pipe goes where it would have gone, all that follows where this says. False if that is the same.
+    pub fn update_main(&mut self, spec: &LogSpec) -> bool {
+        let Some(pipe) = self.pipes.get_mut(&MAIN).filter(|pipe| pipe.spec != *spec) else { return false };
+        pipe.spec.clone_from(spec);
+        let update = ToLogger::Update { id: MAIN, label: pipe.label.clone(), spec: spec.clone() };
+        self.tell(update, None);
+        self.flush();
+        true
+    }
+
     /// The program starts: its files are to be there.
     pub fn touch(&mut self, id: ProcessId) {
         for log in self.of.get(&id).cloned().unwrap_or_default() {
@@ -192,9 +209,14 @@ impl Logs {
     pub fn clear(&mut self, processes: &[ProcessId], main: bool, ticket: u64) {
         let mut ids: Vec<LogId> = processes.iter().filter_map(|id| self.of.get(id)).flatten().copied().collect();
         ids.extend(main.then_some(MAIN));
-        let clear = ToLogger::Clear { ids, ticket };
-        self.clears.insert(ticket, clear.clone());
-        self.tell(clear, None);
+        let clear = |ids: &[LogId]| ToLogger::Clear { ids: ids.to_vec(), ticket };
+        // The answer is wanted also when there is nothing to clear.
+        let some = ids.chunks(CLEARED_MAX).map(clear);
+        let left: VecDeque<ToLogger> = if ids.is_empty() { [clear(&[])].into() } else { some.collect() };
+        for message in left.clone() {
+            self.tell(message, None);
+        }
+        self.clears.insert(ticket, Clearing { left, error: None });
         self.flush();
     }
 
@@ -215,8 +237,6 @@ impl Logs {
         let pid = sys::process::fork(|| {
             sys::process::set_name("hob logger");
             let _ = sys::process::new_session();
-            // A limit of the size of files is an error to be told, as a full disk is, and not the end.
-            sys::process::ignore_signal(libc::SIGXFSZ);
             marks.tag_self(Owner::Logger);
             sys::process::close_others(&[theirs.as_raw_fd()]);
             role(theirs)
@@ -227,7 +247,7 @@ impl Logs {
         let mut ids: Vec<LogId> = self.pipes.keys().copied().collect();
         ids.sort_unstable();
         outgoing.extend(ids.into_iter().map(|id| (self.pipes[&id].open(id), Some(id))));
-        outgoing.extend(self.clears.values().map(|clear| (clear.clone(), None)));
+        outgoing.extend(self.clears.values().flat_map(|clearing| &clearing.left).map(|clear| (clear.clone(), None)));
         if self.finishing {
             outgoing.push_back((FINISH, None));
         }
@@ -387,8 +407,14 @@ impl Logs {
             }
             FromLogger::Synced { ticket } => self.news.push(News::Synced { ticket }),
             FromLogger::Cleared { ticket, error } => {
-                self.clears.remove(&ticket);
-                self.news.push(News::Cleared { ticket, error });
+                let mut clearing = self.clears.remove(&ticket).unwrap_or_default();
+                clearing.left.pop_front();
+                clearing.error = clearing.error.or(error);
+                if clearing.left.is_empty() {
+                    self.news.push(News::Cleared { ticket, error: clearing.error });
+                } else {
+                    self.clears.insert(ticket, clearing);
+                }
             }
             FromLogger::Counted { ticket, logs, last } => {
                 let owners: HashMap<LogId, ProcessId> =

@@ -23,15 +23,16 @@ struct MainLog {
 
 struct State {
     pipe: Option<File>,
-    /// Said before there was a pipe.
+    /// Said before there was a pipe, or while nothing may go into it.
     early: Vec<u8>,
+    is_held: bool,
     dropped: u64,
 }
 
 static LOG: MainLog = MainLog {
     pid: AtomicU32::new(0),
     is_dirty: AtomicBool::new(false),
-    state: Mutex::new(State { pipe: None, early: Vec::new(), dropped: 0 }),
+    state: Mutex::new(State { pipe: None, early: Vec::new(), is_held: false, dropped: 0 }),
 };
 
 /// The target of messages that are more than errors.
@@ -49,6 +50,21 @@ pub fn init(level: LevelFilter) {
 pub fn open(pipe: OwnedFd) {
     if let Ok(mut state) = LOG.state.lock() {
         state.pipe = Some(pipe.into());
+        let early = std::mem::take(&mut state.early);
+        state.write(&early);
+    }
+}
+
+/// Keeps what is said from now on back until `go_on`: it is for another file than what is in the pipe.
+pub fn hold() {
+    if let Ok(mut state) = LOG.state.lock() {
+        state.is_held = true;
+    }
+}
+
+pub fn go_on() {
+    if let Ok(mut state) = LOG.state.lock() {
+        state.is_held = false;
         let early = std::mem::take(&mut state.early);
         state.write(&early);
     }
@@ -104,7 +120,7 @@ impl Log for MainLog {
 
 impl State {
     fn write(&mut self, bytes: &[u8]) {
-        let Some(pipe) = &mut self.pipe else {
+        let Some(pipe) = self.pipe.as_mut().filter(|_| !self.is_held) else {
             if self.early.len() < EARLY_MAX {
                 self.early.extend_from_slice(bytes);
             }

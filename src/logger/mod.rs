@@ -36,8 +36,9 @@ use crate::sys::clock;
 
 /// Runs until the daemon says that it is over, or is gone and all pipes have ended. `colour` is for the console.
 pub fn run(link: OwnedFd, colour: bool) -> i32 {
-    for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGPIPE] {
-        // The last lines of programs that stop at the same signal are still to be written.
+    for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGPIPE, libc::SIGXFSZ] {
+        // The last lines of programs that stop at the same signal are still to be written; a reader that has left and a
+        // file that may not grow are errors to be told.
         sys::process::ignore_signal(signal);
     }
     match Logger::new(link, colour).and_then(Logger::run) {
@@ -278,6 +279,8 @@ impl Logger {
                 }
             }
             ToLogger::Update { id, label, spec } => {
+                // What was said before goes where it would have gone.
+                self.pump(id);
                 if let Some(log) = self.logs.get_mut(&id) {
                     log.dress = Dress::of(&spec, &label, stream_name(log.stderr));
                     log.label = label;
@@ -545,10 +548,10 @@ impl Logger {
                 Piece::Message(bytes) => {
                     let text = capture::as_text(&bytes);
                     let events = filter.wants.events;
-                    self.say(id, Said::Message, text);
                     if events {
-                        self.say(id, Said::Output, capture::as_text(&bytes));
+                        self.say(id, Said::Output, text.clone());
                     }
+                    self.say(id, Said::Message, text);
                     continue;
                 }
             };

@@ -89,6 +89,8 @@ pub enum Said {
 pub const SAID_MAX: usize = 4 << 10;
 /// The most logs in one `Counted`.
 pub const COUNTED_MAX: usize = 400;
+/// The most logs in one `Clear`.
+pub const CLEARED_MAX: usize = 2000;
 /// The longest message of the logger, with every character of a text escaped.
 pub const FROM_LOGGER_MAX: usize = 32 << 10;
 

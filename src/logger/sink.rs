@@ -342,7 +342,7 @@ impl Sink {
             return Ok(path.clone());
         }
         let folder = path.parent().unwrap_or(Path::new("/"));
-        if !is_trusted(folder)? {
+        if !sys::file::is_trusted(folder)? {
             return Err(io::Error::other("it is a symbolic link in a folder that others can write to"));
         }
         // Of one that leads nowhere yet the file is made.
@@ -388,7 +388,7 @@ impl Sink {
             return Err(io::Error::other("it is not a regular file"));
         }
         let is_owners = self.spec.owner.is_some_and(|(uid, _)| uid == meta.uid());
-        if meta.nlink() > 1 && !is_owners && !is_trusted(place.parent().unwrap_or(Path::new("/")))? {
+        if meta.nlink() > 1 && !is_owners && !sys::file::is_trusted(place.parent().unwrap_or(Path::new("/")))? {
             return Err(io::Error::other("it is one of several names of a file, in a folder that others can write to"));
         }
         Ok(())
@@ -554,13 +554,6 @@ impl Trouble {
         text.extend(self.held.iter());
         (text, held_at)
     }
-}
-
-/// Whether only root and we ourselves can have put something into a folder.
-fn is_trusted(folder: &Path) -> io::Result<bool> {
-    let meta = fs::metadata(folder)?;
-    let is_ours = meta.uid() == 0 || meta.uid() == sys::process::effective_uid();
-    Ok(is_ours && meta.mode() & 0o022 == 0)
 }
 
 fn exists(path: &Path) -> bool {

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::background::{self, Mark};
+use super::build::named;
 use super::deployed::{LaidOut, lay_out};
 use super::proxy;
 use super::script::{End, Script, ShowLine, describe, on_stderr, told};
@@ -160,11 +161,13 @@ fn one_home(
     if !home.is_dir() {
         return Err(Refused::one(2, format!("cannot boot {}: not a directory", home.display())));
     }
+    named(&home)?;
     let candidates = [home.join("dotcloud.yml"), home.join("code/dotcloud.yml")];
     let found = file.map(Path::to_owned).or_else(|| candidates.into_iter().find(|f| f.exists()));
     let (stack, code) = match found {
         Some(file) => {
             let file = fs::canonicalize(&file).unwrap_or(file);
+            named(&file)?;
             (read_stack(&file)?, file.parent().map_or_else(|| home.clone(), Path::to_owned))
         }
         None if home.join("run").exists() => (config::default_stack(&home), home.clone()),

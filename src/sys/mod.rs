@@ -8,6 +8,7 @@ pub mod clock;
 pub mod command;
 pub mod family;
 pub mod fd;
+pub mod file;
 pub mod lent;
 pub mod limits;
 pub mod listener;
