@@ -331,6 +331,8 @@ fn info_url_and_ports_tell_what_runs_where() {
     hob.ok(&["url"]).says("http://").says("42800");
     hob.ok(&["ports"]).says("42801").says("zmq");
     hob.ok(&["info"]).says("www").says(&hob.home.marker());
+    hob.ok(&["url", "www.0"]).says("42800");
+    hob.hob(&["url", "www.1"]).expect(1).says("no service \"www.1\"; there is www");
     for what in ["ports", "info", "status"] {
         hob.ok(&[what, "--json"]).json();
     }
@@ -440,6 +442,9 @@ fn a_supervisor_conf_in_the_home_replaces_the_processes_of_the_dotcloud_yml() {
     hob.wait_log("web.log", expected.trim_end_matches('/'));
     let names: Vec<String> = hob.status().iter().map(|p| p.name().to_string()).collect();
     assert_eq!(names, ["www:web", "www:worker_0", "www:worker_1"]);
+    hob.shutdown();
+    let hob = Home::bare().file("supervisor.conf", "[program:alone]\ncommand=sleep 1000\n").boot();
+    hob.running("alone");
     hob.shutdown();
 }
 

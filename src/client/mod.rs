@@ -219,10 +219,13 @@ fn named(daemon: &Daemon, name: Option<&str>) -> Result<Vec<Instance>, Failed> {
         None => instances(daemon),
         Some(name) => {
             let all = instances(daemon)?;
-            let found: Vec<Instance> = all.iter().filter(|i| i.name == name || i.service == name).cloned().collect();
+            let is_meant =
+                |i: &&Instance| i.name == name || i.service == name || format!("{}.{}", i.service, i.number) == name;
+            let found: Vec<Instance> = all.iter().filter(is_meant).cloned().collect();
             if found.is_empty() {
                 let known: Vec<&str> = all.iter().map(|i| i.name.as_str()).collect();
-                let message = format!("no service {name:?}; there is {}", known.join(", "));
+                let known = if known.is_empty() { "nothing".to_owned() } else { known.join(", ") };
+                let message = format!("no service {name:?}; there is {known}");
                 return Err(Failed { message, status: 1 });
             }
             Ok(found)
