@@ -321,12 +321,6 @@ pub fn main() -> ! {
         let words: Vec<OsString> = args.collect();
         std::process::exit(crate::supervisord::main(&name, &words, roles()));
     }
-    // Set to nothing, as in an image that only names them, is not set.
-    for name in ["HOB_CONFIG", "HOB_SOCKET", "HOB_STATE_DIR", "HOB_LOG_DIR", "HOB_HOME"] {
-        if std::env::var_os(name).is_some_and(|value| value.is_empty()) {
-            let _ = sys::process::take_variable(name);
-        }
-    }
     let mut args = args.peekable();
     if args.next_if(|word| word == launch::STUB).is_some() {
         std::process::exit(launch::exec_stub(args));
@@ -363,8 +357,22 @@ fn hold_signals() {
     let _ = sys::sigwait::block_all();
 }
 
+/// Whoever started us may keep others out of what we make, but not ourselves, and not the users of root's services, who
+/// have their homes there.
+fn choose_umask() {
+    let given = sys::limits::set_umask(0o022);
+    if sys::process::effective_uid() != 0 {
+        sys::limits::set_umask(given & 0o077);
+    }
+}
+
 fn run(cli: Cli) -> Result<i32, Failed> {
     let places = cli.places;
+    match &cli.command {
+        Command::Boot { command, .. } if !command.is_empty() => {}
+        Command::Boot { .. } | Command::Up { .. } | Command::Build { .. } | Command::Deploying(_) => choose_umask(),
+        _ => {}
+    }
     let names = |verb, names: &Names| -> Result<i32, Failed> {
         let act = Act {
             verb,
@@ -376,6 +384,14 @@ fn run(cli: Cli) -> Result<i32, Failed> {
         };
         client::act(&daemon_at(&places)?, &act)
     };
+    let makes_homes = match &cli.command {
+        Command::Boot { command, .. } => command.is_empty(),
+        Command::Up { .. } | Command::Build { .. } | Command::Deploying(_) => true,
+        _ => false,
+    };
+    if makes_homes {
+        sys::limits::usual_umask(sys::user::effective().0 == 0);
+    }
     match cli.command {
         Command::Boot { command, .. } if !command.is_empty() => Ok(init::main(&command)),
         // An entry point of a container whose command is missing.
@@ -543,7 +559,7 @@ fn logs(places: &Places, names: &[String], wanted: tail::Wanted, json: bool) -> 
     let names = client::log_names(&daemon, names, &folder, &mut |name, why| {
         let is_there = tail::is_there(&folder, name);
         if !is_there && wanted.follow {
-            eprintln!("hob: there is no log {name:?} yet: waiting for it");
+            tell!("hob: there is no log {name:?} yet: waiting for it");
         } else if !is_there {
             let why = if why.status == 1 { format!(", and {}", why.message) } else { String::new() };
             unknown.get_or_insert(format!("no log {name:?} in {}{why}", folder.display()));
@@ -607,14 +623,14 @@ fn check(places: &Places, mut files: Vec<PathBuf>) -> Result<i32, Failed> {
     }
     let (problems, warnings) = config::check(&files, &overrides(places), &config::own_env());
     for warning in &warnings {
-        eprintln!("warning: {warning}");
+        tell!("warning: {warning}");
     }
     let text = problems.to_string();
     if text.is_empty() {
         client::print(&files.iter().map(|f| format!("{}: good\n", f.display())).collect::<String>())?;
         return Ok(0);
     }
-    eprintln!("{}", text.trim_end());
+    tell!("{}", text.trim_end());
     Ok(2)
 }
 

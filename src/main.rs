@@ -2,6 +2,13 @@
 
 #![deny(unsafe_code)]
 
+/// A line on stderr. Unlike `eprintln!` it does not panic where nobody reads it (`hob check 2>&1 | head -1`).
+macro_rules! tell {
+    ($($text:tt)*) => {
+        drop(std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("{}\n", format_args!($($text)*))))
+    };
+}
+
 mod cli;
 mod client;
 mod config;

@@ -74,11 +74,11 @@ fn start(argv0: &OsString, flags: Flags, roles: Roles) -> Result<i32, Vec<String
 /// What `--test` says of a configuration that would run.
 fn tell_good(conf: &Conf, file: &Path) -> i32 {
     for warning in &conf.warnings {
-        eprintln!("warning: {warning}");
+        tell!("warning: {warning}");
     }
     for note in &conf.notes {
         if let Note::Warning(text) | Note::Critical(text) = note {
-            eprintln!("warning: {text}");
+            tell!("warning: {text}");
         }
     }
     let groups = conf.plan.supervisord.as_ref().map_or(0, |own| own.groups.len());
@@ -87,7 +87,7 @@ fn tell_good(conf: &Conf, file: &Path) -> i32 {
 }
 
 fn tell_bad(problems: &Problems) -> i32 {
-    eprintln!("{problems}");
+    tell!("{problems}");
     2
 }
 

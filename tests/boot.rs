@@ -331,6 +331,8 @@ fn info_url_and_ports_tell_what_runs_where() {
     hob.ok(&["url"]).says("http://").says("42800");
     hob.ok(&["ports"]).says("42801").says("zmq");
     hob.ok(&["info"]).says("www").says(&hob.home.marker());
+    hob.ok(&["url", "www.0"]).says("42800");
+    hob.hob(&["url", "www.1"]).expect(1).says("no service \"www.1\"; there is www");
     for what in ["ports", "info", "status"] {
         hob.ok(&[what, "--json"]).json();
     }
@@ -374,6 +376,27 @@ fn build_runs_the_builder_in_the_tree_with_a_home_and_without_run_variables() {
 }
 
 #[test]
+fn a_strict_umask_does_not_shut_the_user_out_of_the_home_and_the_artifact_keeps_it() {
+    if !need("root") {
+        return;
+    }
+    let home = tree().settings("user = \"nobody\"\n");
+    sh_ok(&format!("chmod 755 {}", home.beside("").display()));
+    let ask = |words: &[&str]| {
+        let mut command = std::process::Command::new("sh");
+        command.args(["-c", "umask 077; exec \"$@\"", "sh", hob_bin()]).args(words);
+        home.dress(&mut command);
+        run(&mut command)
+    };
+    let dir = home.at("").display().to_string();
+    let built = ask(&["build", &dir]).expect(0).out;
+    assert!(fs::read_to_string(format!("{}/built", built.trim())).expect("built").starts_with("home "));
+    let artifact = home.beside("all.tar.zst");
+    ask(&["build", &dir, "-o", &artifact.display().to_string()]).expect(0);
+    assert_eq!(fs::metadata(artifact).expect("made").permissions().mode() & 0o777, 0o600);
+}
+
+#[test]
 fn version_help_and_completions_work_without_a_daemon() {
     let home = Home::bare();
     run(&mut home.command(&["--version"])).expect(0).says(env!("CARGO_PKG_VERSION"));
@@ -386,9 +409,9 @@ fn version_help_and_completions_work_without_a_daemon() {
     run(home.command(&["completions", "bash"]).envs(empty)).expect(0);
     run(&mut home.command(&["frobnicate"])).expect(2).says("frobnicate");
     run(&mut home.command(&["boot", "--no-such-flag"])).expect(2);
-    run(home.command(&["--version"]).env("HOB_CONFIG", "").env("HOB_SOCKET", "")).expect(0);
     // An entry point whose command is missing, and output that goes nowhere.
     run(&mut home.command(&["boot", "--"])).expect(2).says("no command");
+    sh(&format!("{} check /no/such.yml 2> /dev/full", hob_bin())).expect(2);
     sh(&format!("{} completions bash > /dev/full", hob_bin())).expect(111).says("no space left");
 }
 
@@ -418,6 +441,9 @@ fn a_supervisor_conf_in_the_home_replaces_the_processes_of_the_dotcloud_yml() {
     hob.wait_log("web.log", expected.trim_end_matches('/'));
     let names: Vec<String> = hob.status().iter().map(|p| p.name().to_string()).collect();
     assert_eq!(names, ["www:web", "www:worker_0", "www:worker_1"]);
+    hob.shutdown();
+    let hob = Home::bare().file("supervisor.conf", "[program:alone]\ncommand=sleep 1000\n").boot();
+    hob.running("alone");
     hob.shutdown();
 }
 

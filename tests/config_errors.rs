@@ -138,6 +138,18 @@ fn files_that_are_not_files_are_clear_errors() {
 }
 
 #[test]
+fn a_path_that_is_not_utf8_is_refused_as_such() {
+    use std::os::unix::ffi::OsStrExt;
+    let home = Home::bare();
+    let dir = home.beside("").join(std::ffi::OsStr::from_bytes(b"caf\xe9"));
+    fs::create_dir(&dir).expect("fresh");
+    fs::write(dir.join("dotcloud.yml"), "www: {type: custom}\n").expect("fresh");
+    for words in [&["boot", "--home"][..], &["up"], &["build"]] {
+        run(home.command(words).arg(&dir)).expect(2).says("its name is not UTF-8");
+    }
+}
+
+#[test]
 fn boot_refuses_the_same_with_status_2_and_starts_nothing() {
     let home = Home::new("www:\n  type: custom\n  process: touch {dir}/started\nbad:\n  type: costum\n");
     let ran = home.boot_fails().expect(2);

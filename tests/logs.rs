@@ -453,6 +453,20 @@ fn the_console_shows_each_line_behind_its_name() {
 }
 
 #[test]
+fn a_reader_of_hobs_own_messages_that_has_left_costs_nothing() {
+    // With a warning before the first start: services of other types.
+    let home = Home::new("www:\n  type: custom\n  process: sleep 1000\ndb: {type: mysql}\n").script(
+        "../deaf",
+        "#!/usr/bin/env python3\nimport os,sys\nr,w=os.pipe()\nos.dup2(w,2)\nos.close(w)\nos.close(r)\nos.execv(sys.argv[1],sys.argv[1:])\n",
+    );
+    let wrap = home.beside("deaf").display().to_string();
+    let hob = home.under(&[&wrap]).boot();
+    hob.running("www");
+    hob.ok(&["reload"]);
+    hob.shutdown();
+}
+
+#[test]
 fn a_console_that_nobody_reads_holds_nothing_up() {
     // stdout is a pipe that is full for ever.
     let home = Home::with("one: {prop} count 30000").settings("console = true\n").script(

@@ -91,7 +91,7 @@ pub fn run(command: Moving, places: &Places) -> Result<i32, Failed> {
                 Ok(made) => put(&made, out),
                 Err(problems) => {
                     // As hob check tells them.
-                    eprintln!("{problems}");
+                    tell!("{problems}");
                     Ok(2)
                 }
             }
@@ -103,7 +103,7 @@ pub fn run(command: Moving, places: &Places) -> Result<i32, Failed> {
 fn found() -> Result<PathBuf, Failed> {
     let places = config::supervisord_conf_places("/usr/bin/supervisord".as_ref());
     let own = sys::user::effective().0;
-    config::find_supervisord_conf(&places, own, &mut |why| eprintln!("warning: {why}")).ok_or_else(|| {
+    config::find_supervisord_conf(&places, own, &mut |why| tell!("warning: {why}")).ok_or_else(|| {
         let places: Vec<String> = places.iter().map(|place| place.display().to_string()).collect();
         usage(format!("there is no supervisord.conf in the usual places ({}): name one", places.join(", ")))
     })
@@ -119,7 +119,7 @@ fn put(made: &Made, out: Option<PathBuf>) -> Result<i32, Failed> {
         None => client::print(&convert::shown(made))?,
     }
     for warning in &made.warnings {
-        eprintln!("warning: {warning}");
+        tell!("warning: {warning}");
     }
     Ok(0)
 }

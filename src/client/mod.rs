@@ -170,7 +170,7 @@ pub fn act(daemon: &Daemon, act: &Act<'_>) -> Answer {
         let line = format!("{}: {}", outcome.name, outcome.message);
         match (outcome.ok, act.json) {
             (true, false) => print(&format!("{line}\n"))?,
-            (false, false) => eprintln!("hob: {line}"),
+            (false, false) => tell!("hob: {line}"),
             (_, true) => {}
         }
         let is_up = ["STARTING", "RUNNING", "STOPPING"].contains(&outcome.state.as_str());
@@ -193,7 +193,7 @@ pub fn roll(daemon: &Daemon, names: &[String], width: usize, timeout: Option<f64
             let done = processes.len().min((nth + 1).saturating_mul(width));
             let rest: Vec<&str> = processes[done..].iter().map(|p| p.name.as_str()).collect();
             if !rest.is_empty() {
-                eprintln!("hob: not restarted: {}", rest.join(", "));
+                tell!("hob: not restarted: {}", rest.join(", "));
             }
             return Ok(status);
         }
@@ -218,10 +218,13 @@ fn named(daemon: &Daemon, name: Option<&str>) -> Result<Vec<Instance>, Failed> {
         None => instances(daemon),
         Some(name) => {
             let all = instances(daemon)?;
-            let found: Vec<Instance> = all.iter().filter(|i| i.name == name || i.service == name).cloned().collect();
+            let is_meant =
+                |i: &&Instance| i.name == name || i.service == name || format!("{}.{}", i.service, i.number) == name;
+            let found: Vec<Instance> = all.iter().filter(is_meant).cloned().collect();
             if found.is_empty() {
                 let known: Vec<&str> = all.iter().map(|i| i.name.as_str()).collect();
-                let message = format!("no service {name:?}; there is {}", known.join(", "));
+                let known = if known.is_empty() { "nothing".to_owned() } else { known.join(", ") };
+                let message = format!("no service {name:?}; there is {known}");
                 return Err(Failed { message, status: 1 });
             }
             Ok(found)

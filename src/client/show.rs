@@ -9,7 +9,7 @@ pub fn print(text: &str) -> io::Result<()> {
     match io::stdout().lock().write_all(text.as_bytes()) {
         Err(why) if why.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
         Err(why) => {
-            eprintln!("hob: cannot write to standard output: {}", super::talk::reason(&why));
+            tell!("hob: cannot write to standard output: {}", super::talk::reason(&why));
             std::process::exit(111)
         }
         done => done,

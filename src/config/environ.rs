@@ -5,13 +5,13 @@
 //! is part of the contract: one key per line, four spaces, bare integers. There is no SSH into an instance, so the
 //! `DOTCLOUD_<SERVICE>_SSH_*` of the original are left out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::Placement;
 use super::buildfile::{Service, Stack};
 use super::ports::Ports;
-use super::value::{Data, Value, json_string};
+use super::value::{Data, Value, is_odd_in_yaml, json_string};
 use crate::plan::{Identity, Protocol};
 
 /// Variables by name.
@@ -197,16 +197,20 @@ pub fn from_elsewhere(stack: &Stack, placements: &[Placement], own: &Env) -> Vec
     own.iter().filter(|(name, _)| known(name)).map(|(name, text)| (name.clone(), value(name, text))).collect()
 }
 
-/// Where ports are reached that have these numbers. For http the word HTTP stands for the port's name.
+/// Where ports are reached that have these numbers. For http the word HTTP stands for the port's name; of two ports
+/// with one word the first has it.
 fn addresses(name: &str, service: &Service, number: impl Fn(&str) -> u16) -> Vec<(String, String)> {
     let mut variables = Vec::new();
-    let mut http_seen = false;
+    let mut seen = BTreeSet::new();
     for port in &service.ports {
         let number = number(&port.name);
+        let is_http = port.protocol == Protocol::Http;
+        let word = if is_http { "HTTP".to_owned() } else { variable_part(&port.name) };
+        if !seen.insert(word.clone()) {
+            continue;
+        }
         let scheme = match port.protocol {
-            Protocol::Http if http_seen => continue,
             Protocol::Http => {
-                http_seen = true;
                 variables.push((format!("DOTCLOUD_{name}_HTTP_HOST"), HOST.to_owned()));
                 variables.push((format!("DOTCLOUD_{name}_HTTP_URL"), format!("http://{HOST}:{number}/")));
                 continue;
@@ -214,7 +218,7 @@ fn addresses(name: &str, service: &Service, number: impl Fn(&str) -> u16) -> Vec
             Protocol::Tcp => "tcp",
             Protocol::Udp => "udp",
         };
-        let prefix = format!("DOTCLOUD_{name}_{}", variable_part(&port.name));
+        let prefix = format!("DOTCLOUD_{name}_{word}");
         variables.push((format!("{prefix}_HOST"), HOST.to_owned()));
         variables.push((format!("{prefix}_PORT"), number.to_string()));
         variables.push((format!("{prefix}_URL"), format!("{scheme}://{HOST}:{number}")));
@@ -244,7 +248,7 @@ fn yaml_string(text: &str) -> String {
     let plain = starts && text.chars().all(safe) && !number && !word && !colon;
     if plain {
         text.to_owned()
-    } else if text.chars().any(char::is_control) {
+    } else if text.chars().any(|c| c.is_control() || is_odd_in_yaml(c)) {
         json_string(text)
     } else {
         format!("'{}'", text.replace('\'', "''"))
@@ -431,9 +435,21 @@ db:
             ("a b", "a b"),
             ("a ", "'a '"),
             ("é", "'é'"),
+            ("\u{7f}", "\"\\u007f\""),
+            ("a\u{85}b", "\"a\\u0085b\""),
+            ("a\u{2028}b", "\"a\\u2028b\""),
+            ("\u{feff}", "\"\\ufeff\""),
         ] {
             assert_eq!(yaml_string(text), shown);
         }
+    }
+
+    #[test]
+    fn of_two_ports_with_one_word_the_first_has_it() {
+        let stack = stack("www: {type: custom, ports: {www: http, http: tcp, more: http}}\n");
+        let names: Vec<String> =
+            addresses("WWW", &stack.services[0], |_| 1).into_iter().map(|(name, _)| name).collect();
+        assert_eq!(names, ["DOTCLOUD_WWW_HTTP_HOST", "DOTCLOUD_WWW_HTTP_URL"]);
     }
 
     const EXPECTED_JSON: &str = r#"{

@@ -148,9 +148,20 @@ impl Scalar {
     }
 }
 
-/// A JSON string literal, quotes included.
+/// A JSON string literal, quotes included. It is one for YAML too, which has more line breaks, and characters that it
+/// does not take as they are.
 pub fn json_string(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
+    let literal = serde_json::Value::from(text).to_string();
+    let is_odd = |c: char| c.is_control() || is_odd_in_yaml(c);
+    if !literal.contains(is_odd) {
+        return literal;
+    }
+    literal.chars().map(|c| if is_odd(c) { format!("\\u{:04x}", c as u32) } else { c.to_string() }).collect()
+}
+
+/// Line breaks and marks outside of ASCII (YAML 1.1 §4.1).
+pub fn is_odd_in_yaml(c: char) -> bool {
+    matches!(c, '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}')
 }
 
 /// Something wrong in a configuration file, told so that the reader can mend it. Warnings have the same shape.

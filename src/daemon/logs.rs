@@ -237,8 +237,6 @@ impl Logs {
         let pid = sys::process::fork(|| {
             sys::process::set_name("hob logger");
             let _ = sys::process::new_session();
-            // A limit of the size of files is an error to be told, as a full disk is, and not the end.
-            sys::process::ignore_signal(libc::SIGXFSZ);
             marks.tag_self(Owner::Logger);
             sys::process::close_others(&[theirs.as_raw_fd()]);
             role(theirs)

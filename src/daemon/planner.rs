@@ -67,6 +67,8 @@ impl Planner {
         let pid = sys::process::fork(|| {
             sys::process::set_name("hob plan");
             let _ = sys::process::new_session();
+            // Whoever read what hob says may have left; a warning that nobody hears must not cost the plan.
+            sys::process::ignore_signal(libc::SIGPIPE);
             marks.tag_self(Owner::Helper);
             sys::process::close_others(&[tx.as_raw_fd()]);
             // A daemon that is gone needs no plan.

@@ -36,8 +36,9 @@ use crate::sys::clock;
 
 /// Runs until the daemon says that it is over, or is gone and all pipes have ended. `colour` is for the console.
 pub fn run(link: OwnedFd, colour: bool) -> i32 {
-    for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGPIPE] {
-        // The last lines of programs that stop at the same signal are still to be written.
+    for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGPIPE, libc::SIGXFSZ] {
+        // The last lines of programs that stop at the same signal are still to be written; a reader that has left and a
+        // file that may not grow are errors to be told.
         sys::process::ignore_signal(signal);
     }
     match Logger::new(link, colour).and_then(Logger::run) {

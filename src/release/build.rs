@@ -70,6 +70,10 @@ pub fn main(dir: &Path, home: Option<&Path>, settings: &Settings) -> Result<i32,
 pub fn read(dir: &Path, settings: &Settings, own: Env) -> Result<Tree, Refused> {
     let root =
         fs::canonicalize(dir).map_err(|e| one(2, format!("cannot build {}: {}", dir.display(), describe(&e))))?;
+    if !root.is_dir() {
+        return Err(one(2, format!("cannot build {}: not a directory", dir.display())));
+    }
+    named(&root)?;
     let (stack, warnings) = config::stack(&root.join("dotcloud.yml")).map_err(|p| Refused::config(&p))?;
     if stack.services.is_empty() {
         return Err(one(2, format!("cannot build {}: no custom service in it", stack.file.display())));
@@ -78,6 +82,14 @@ pub fn read(dir: &Path, settings: &Settings, own: Env) -> Result<Tree, Refused> 
     let own_user = users.own();
     let user = build_user(settings, &mut users)?;
     Ok(Tree { root, stack, user, own_user, own, warnings })
+}
+
+/// Paths go into variables and answers, which are text.
+pub fn named(path: &Path) -> Result<(), Refused> {
+    match path.to_str() {
+        Some(_) => Ok(()),
+        None => Err(one(2, format!("cannot use {path:?}: its name is not UTF-8; rename it"))),
+    }
 }
 
 /// As whom scripts run when hob is root: `user`, else dotcloud if there is one.

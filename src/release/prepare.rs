@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::background::{self, Mark};
+use super::build::named;
 use super::deployed::{LaidOut, lay_out};
 use super::proxy;
 use super::script::{End, Script, ShowLine, describe, on_stderr, told};
@@ -67,7 +68,11 @@ pub fn prepare(
     let (stack, placements) = match source {
         Source::Deployed => return deployed(settings),
         Source::Home { home, file, service } => one_home(home, file.as_deref(), service.as_deref(), settings)?,
-        Source::Stack { file, placements } => (read_stack(file)?, placements.clone()),
+        Source::Stack { file, placements } => {
+            let stack = read_stack(file)?;
+            tell_unbuilt(&stack, placements);
+            (stack, placements.clone())
+        }
     };
     let (mut ports, warning) = Ports::load(&settings.state_dir);
     warn(warning);
@@ -136,6 +141,19 @@ fn deployed(settings: &Settings) -> Result<Prepared, Refused> {
     Ok(Prepared { plan, ports: Some(ports) })
 }
 
+/// What `hob up` has no homes for, since the file has changed.
+fn tell_unbuilt(stack: &Stack, placements: &[Placement]) {
+    for service in &stack.services {
+        let placed = placements.iter().filter(|placement| placement.service == service.name).count();
+        if placed != service.instances as usize {
+            let (subject, file, wanted) = (service.subject(), stack.file.display(), service.instances);
+            log::warn!(
+                "{subject}: {placed} of {wanted} instances in {file} are built; end this hob and start it again"
+            );
+        }
+    }
+}
+
 fn warn(warnings: impl IntoIterator<Item = config::Warning>) {
     for warning in warnings {
         log::warn!("{warning}");
@@ -160,14 +178,18 @@ fn one_home(
     if !home.is_dir() {
         return Err(Refused::one(2, format!("cannot boot {}: not a directory", home.display())));
     }
+    named(&home)?;
     let candidates = [home.join("dotcloud.yml"), home.join("code/dotcloud.yml")];
     let found = file.map(Path::to_owned).or_else(|| candidates.into_iter().find(|f| f.exists()));
     let (stack, code) = match found {
         Some(file) => {
             let file = fs::canonicalize(&file).unwrap_or(file);
+            named(&file)?;
             (read_stack(&file)?, file.parent().map_or_else(|| home.clone(), Path::to_owned))
         }
-        None if home.join("run").exists() => (config::default_stack(&home), home.clone()),
+        None if ["run", "supervisor.conf"].iter().any(|name| home.join(name).exists()) => {
+            (config::default_stack(&home), home.clone())
+        }
         None => {
             let why = format!("Couldn't find a dotcloud.yml in {}, and there is no ~/run either", home.display());
             return Err(Refused::one(2, why));

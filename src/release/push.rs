@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -29,7 +30,7 @@ use super::unpack::{Unpacked, Unpacker};
 use crate::config::{self, Env, Ports, Service, Settings};
 use crate::plan::Identity;
 use crate::sys::process::{self, Ended, Pid};
-use crate::sys::{clock, fd, proc};
+use crate::sys::{clock, fd, limits, proc};
 
 /// What is asked for.
 #[derive(Clone, Debug)]
@@ -404,7 +405,9 @@ impl Work {
             homes: services.iter().map(home).collect(),
             services,
         };
-        let mut packed = zstd::stream::write::Encoder::new(File::create(file).map_err(told)?, 0).map_err(told)?;
+        let mut options = fs::OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(0o666 & !limits::callers_umask());
+        let mut packed = zstd::stream::write::Encoder::new(options.open(file).map_err(told)?, 0).map_err(told)?;
         packed.include_checksum(true).map_err(told)?;
         let built = |name: &str| self.store.built(&record.revision, name);
         let code = self.store.code(&record.revision);

@@ -266,7 +266,7 @@ pub fn told(end: End, within: Duration) -> String {
     match end {
         End::Ended(Ended::Code(code)) => format!("exited with code {code}"),
         End::Ended(Ended::Signal { signal, .. }) => format!("was killed by signal {signal}"),
-        End::TookTooLong if within.as_secs().is_multiple_of(60) => {
+        End::TookTooLong if within.as_secs() >= 60 && within.as_secs().is_multiple_of(60) => {
             format!("took longer than {} minutes", within.as_secs() / 60)
         }
         End::TookTooLong => format!("took longer than {} s", within.as_secs_f64()),
@@ -387,6 +387,8 @@ mod tests {
         let bench = Bench::new();
         let (outcome, log) = bench.run("sleep 1000 & echo $!; trap '' TERM; wait", Duration::from_millis(400));
         assert_eq!(outcome.end, End::TookTooLong);
+        assert_eq!(told(outcome.end, Duration::from_millis(400)), "took longer than 0.4 s");
+        assert_eq!(told(outcome.end, Duration::from_secs(120)), "took longer than 2 minutes");
         let pid: i32 = log.trim().parse().expect("a pid");
         let deadline = since_boot() + Duration::from_secs(10);
         while crate::sys::proc::stat(pid).is_some_and(|stat| stat.state != b'Z') {

@@ -1,6 +1,7 @@
 //! Resource limits of this process: descriptors, file locks, nice, the out-of-memory score, umask.
 
 use std::io;
+use std::sync::OnceLock;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
@@ -78,6 +79,23 @@ pub fn set_oom_score_adj(score: i32) -> io::Result<()> {
 pub fn set_umask(mask: u32) -> u32 {
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(mask)).bits()
 }
+
+/// Takes a umask by which another user reaches what root makes for him (`UMask=0077` in a unit would shut him out of his
+/// own home), and by which nobody else may write to anything. That of an ordinary user only gets stricter.
+pub fn usual_umask(is_root: bool) {
+    let before = set_umask(0o022);
+    if !is_root {
+        set_umask(before | 0o022);
+    }
+    CALLERS_UMASK.get_or_init(|| before);
+}
+
+/// The umask from before, for a file that is the caller's.
+pub fn callers_umask() -> u32 {
+    CALLERS_UMASK.get().copied().unwrap_or(0o022)
+}
+
+static CALLERS_UMASK: OnceLock<u32> = OnceLock::new();
 
 /// How many processors this process may run on. sched_getaffinity(2).
 pub fn cpus() -> usize {
