@@ -146,9 +146,10 @@ enum Command {
     Restart {
         #[command(flatten)]
         names: Names,
-        /// One after the other, each once the one before is ready again; the first that fails ends it
-        #[arg(long, conflicts_with = "no_wait")]
-        rolling: bool,
+        /// So many at a time, one by default, the next once these are ready again; the first that fails ends it
+        #[arg(long, conflicts_with = "no_wait", value_name = "N", num_args = 0..=1, require_equals = true,
+              default_missing_value = "1")]
+        rolling: Option<std::num::NonZeroUsize>,
     },
     /// Let processes start by themselves again, as their configuration says
     Enable {
@@ -320,12 +321,6 @@ pub fn main() -> ! {
         let words: Vec<OsString> = args.collect();
         std::process::exit(crate::supervisord::main(&name, &words, roles()));
     }
-    // Set to nothing, as in an image that only names them, is not set.
-    for name in ["HOB_CONFIG", "HOB_SOCKET", "HOB_STATE_DIR", "HOB_LOG_DIR", "HOB_HOME"] {
-        if std::env::var_os(name).is_some_and(|value| value.is_empty()) {
-            let _ = sys::process::take_variable(name);
-        }
-    }
     let mut args = args.peekable();
     if args.next_if(|word| word == launch::STUB).is_some() {
         std::process::exit(launch::exec_stub(args));
@@ -362,8 +357,22 @@ fn hold_signals() {
     let _ = sys::sigwait::block_all();
 }
 
+/// Whoever started us may keep others out of what we make, but not ourselves, and not the users of root's services, who
+/// have their homes there.
+fn choose_umask() {
+    let given = sys::limits::set_umask(0o022);
+    if sys::process::effective_uid() != 0 {
+        sys::limits::set_umask(given & 0o077);
+    }
+}
+
 fn run(cli: Cli) -> Result<i32, Failed> {
     let places = cli.places;
+    match &cli.command {
+        Command::Boot { command, .. } if !command.is_empty() => {}
+        Command::Boot { .. } | Command::Up { .. } | Command::Build { .. } | Command::Deploying(_) => choose_umask(),
+        _ => {}
+    }
     let names = |verb, names: &Names| -> Result<i32, Failed> {
         let act = Act {
             verb,
@@ -419,9 +428,9 @@ fn run(cli: Cli) -> Result<i32, Failed> {
         Command::Why { names, json } => client::why(&daemon_at(&places)?, &names, json.json),
         Command::Start(asked) => names("start", &asked),
         Command::Stop(asked) => names("stop", &asked),
-        Command::Restart { names: asked, rolling: false } => names("restart", &asked),
-        Command::Restart { names: asked, rolling: true } => {
-            client::roll(&daemon_at(&places)?, &asked.names, asked.timeout, asked.json.json)
+        Command::Restart { names: asked, rolling: None } => names("restart", &asked),
+        Command::Restart { names: asked, rolling: Some(width) } => {
+            client::roll(&daemon_at(&places)?, &asked.names, width.get(), asked.timeout, asked.json.json)
         }
         Command::Enable { names, now } => {
             client::set_enabled(&daemon_at(&places)?, true, &names.names, now, names.json.json)
@@ -561,9 +570,11 @@ fn logs(places: &Places, names: &[String], wanted: tail::Wanted, json: bool) -> 
     }
     let wanted = tail::Wanted { names, ..wanted };
     let mut show = |name: &str, line: &[u8]| client::log_line(name, line, json);
-    tail::tail(&folder, &wanted, &mut show)
-        .map(|()| 0)
-        .map_err(|why| Failed { message: format!("cannot read the logs in {}: {why}", folder.display()), status: 1 })
+    // An empty answer would say that nothing was logged.
+    std::fs::read_dir(&folder).and_then(|_| tail::tail(&folder, &wanted, &mut show)).map(|()| 0).map_err(|why| {
+        let message = format!("cannot read the logs in {}: {}", folder.display(), client::reason(&why));
+        Failed { message, status: 1 }
+    })
 }
 
 /// A moment as Unix time: so long ago, or a date with or without a zone.

@@ -224,7 +224,9 @@ impl Work {
             Asked::Destroy(_) | Asked::Artifact { .. } => None,
         };
         let told = what.map(|what| format!("{what}: {}", self.what_serves(status)));
-        let errors: Vec<String> = refused.errors.iter().cloned().chain(told).collect();
+        let mut errors: Vec<String> = refused.errors.iter().cloned().chain(told).collect();
+        // A hob that is gone says the same to every step.
+        errors.dedup();
         report.end(status, &errors, Vec::new());
         status
     }
@@ -461,7 +463,9 @@ impl Work {
             report.say(&format!("warning: {what}"));
         }
         report.revision(&record.revision);
-        let tree = build::read(&self.store.code(&record.revision), &self.settings, self.own.clone())?;
+        let mut tree = build::read(&self.store.code(&record.revision), &self.settings, self.own.clone())?;
+        // The build does not see them; who asks for one is told so.
+        tree.stack.variables = self.store.deployed()?.env.into_iter().collect();
         for warning in &tree.warnings {
             report.say(&format!("warning: {}", self.as_pushed(&warning.to_string(), record, from)));
         }
