@@ -320,12 +320,6 @@ pub fn main() -> ! {
         let words: Vec<OsString> = args.collect();
         std::process::exit(crate::supervisord::main(&name, &words, roles()));
     }
-    // Set to nothing, as in an image that only names them, is not set.
-    for name in ["HOB_CONFIG", "HOB_SOCKET", "HOB_STATE_DIR", "HOB_LOG_DIR", "HOB_HOME"] {
-        if std::env::var_os(name).is_some_and(|value| value.is_empty()) {
-            let _ = sys::process::take_variable(name);
-        }
-    }
     let mut args = args.peekable();
     if args.next_if(|word| word == launch::STUB).is_some() {
         std::process::exit(launch::exec_stub(args));
@@ -362,8 +356,22 @@ fn hold_signals() {
     let _ = sys::sigwait::block_all();
 }
 
+/// Whoever started us may keep others out of what we make, but not ourselves, and not the users of root's services, who
+/// have their homes there.
+fn choose_umask() {
+    let given = sys::limits::set_umask(0o022);
+    if sys::process::effective_uid() != 0 {
+        sys::limits::set_umask(given & 0o077);
+    }
+}
+
 fn run(cli: Cli) -> Result<i32, Failed> {
     let places = cli.places;
+    match &cli.command {
+        Command::Boot { command, .. } if !command.is_empty() => {}
+        Command::Boot { .. } | Command::Up { .. } | Command::Build { .. } | Command::Deploying(_) => choose_umask(),
+        _ => {}
+    }
     let names = |verb, names: &Names| -> Result<i32, Failed> {
         let act = Act {
             verb,

@@ -72,3 +72,35 @@ fn hob_itself_keeps_no_more_descriptors_after_a_thousand_lives() {
     assert!(children_of(hob.pid).iter().all(|c| c.1 != 'Z'));
     hob.shutdown();
 }
+
+#[test]
+fn a_umask_that_keeps_even_the_owner_out_keeps_hob_from_nothing() {
+    if !need("root") {
+        return;
+    }
+    let home = Home::with("one: {command: sh -c 'echo hello; exec sleep 1000'}");
+    ["log", "state"].iter().for_each(|dir| fs::remove_dir(home.beside(dir)).expect("empty"));
+    let hob = home.under(&["sh", "-c", "umask 777; exec \"$@\"", "sh"]).run_as_nobody().boot();
+    hob.wait_log("one.log", "hello");
+    assert!(!hob.err().to_lowercase().contains("permission denied"), "{}", hob.err());
+    hob.shutdown();
+}
+
+#[test]
+fn a_private_umask_of_root_keeps_no_service_from_its_home() {
+    if !need("root") {
+        return;
+    }
+    let home = Home::bare().without_home().settings("user = \"nobody\"\nproxy = \"never\"\nhome_mode = \"direct\"\n");
+    fs::remove_dir(home.beside("state")).expect("empty");
+    fs::create_dir(home.beside("app")).expect("a fresh directory");
+    let yml = "www:\n  type: custom\n  ports: {}\n  process: sh -c 'ls ~/environment.json && exec sleep 1000'\n";
+    fs::write(home.beside("app/dotcloud.yml"), yml).expect("a fresh file");
+    let hob = home.under(&["sh", "-c", "umask 77; exec \"$@\"", "sh"]).boot();
+    let mut push = std::process::Command::new("sh");
+    push.args(["-c", "umask 77; exec \"$@\"", "sh", hob_bin(), "push", "app"]);
+    hob.home.dress(&mut push);
+    run(&mut push).expect(0);
+    hob.wait_log("www.0/www.log", "environment.json");
+    hob.shutdown();
+}

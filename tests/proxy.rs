@@ -48,6 +48,7 @@ class Lines(socketserver.ThreadingTCPServer):
     daemon_threads = True
 if "PORT_SQL" in os.environ:
     threading.Thread(target=Lines(("0.0.0.0", int(os.environ["PORT_SQL"])), Line).serve_forever, daemon=True).start()
+time.sleep(float(os.environ.get("SLOW", 0)))
 Web(("0.0.0.0", int(os.environ["PORT_WWW"])), Http).serve_forever()
 "#;
 
@@ -236,8 +237,10 @@ fn no_request_fails_while_a_release_replaces_another() {
     let (hob, ports) = site("", &["www"], 3);
     hob.ok(&["push", &version(&hob, "one", TWO)]);
     let hammer = Hammer::on(ports[0]);
-    hob.ok(&["push", &version(&hob, "two", TWO)]);
     hob.ok(&["env", "set", "A=b"]);
+    // The port that every service has, which nobody has to listen on; this one does, but not at once.
+    hob.ok(&["push", &version(&hob, "two", "  instances: 2\n  environment: {SLOW: 0.7}\n")]);
+    assert!(accepts(ports[1]) && accepts(ports[2]), "both serve when it is over");
     hob.ok(&["deploy", "previous"]);
     hob.ok(&["scale", "www=3"]);
     hob.ok(&["scale", "www=2"]);

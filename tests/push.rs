@@ -247,8 +247,9 @@ fn whatever_goes_wrong_the_old_release_goes_on() {
 #[test]
 fn a_first_push_that_fails_says_that_nothing_was_running_before() {
     let hob = daemon("");
-    let dir = tree(&hob, "bad", &[("dotcloud.yml", YML), ("builder", "exit 4\n")]);
-    let ran = hob.hob(&["push", &dir]).expect(1);
+    hob.ok(&["env", "set", "REDISPASS=secret"]);
+    let dir = tree(&hob, "bad", &[("dotcloud.yml", YML), ("builder", "echo pass $REDISPASS\nexit 4\n")]);
+    let ran = hob.hob(&["push", &dir]).expect(1).says("hint: it uses REDISPASS, set only at run time");
     assert_eq!(ran.err.lines().last(), Some("hob: nothing new was deployed: nothing was running before"));
     hob.shutdown();
 }

@@ -153,6 +153,8 @@ pub fn build_service(
     let binds: Vec<Bind> =
         site.seen_at.iter().map(|to| Bind { from: site.home.to_owned(), to: to.to_path_buf() }).collect();
     let env = config::build_env(service, seen, tree.user.as_ref().unwrap_or(&tree.own_user), &tree.own);
+    let set = tree.stack.variables.iter().map(|(name, _)| name.as_str());
+    let names: Vec<&str> = service.environment.iter().map(|(name, _)| name.as_str()).chain(set).collect();
     for (key, line, folder) in steps {
         if line.trim().is_empty() {
             continue;
@@ -192,7 +194,7 @@ pub fn build_service(
         let mut errors = vec![format!("{}: {key} {line:?} {how}", service.name)];
         errors.extend(outcome.last.iter().map(|line| format!("  {line}")));
         if !matches!(outcome.end, End::Interrupted(_)) {
-            errors.extend(run_only_hint(line, folder, site.home, service, &outcome.last));
+            errors.extend(run_only_hint(line, folder, site.home, &names, &outcome.last));
         }
         return Err(Refused { errors, status });
     }
@@ -204,7 +206,7 @@ fn first_word(line: &str) -> &str {
 }
 
 /// What a script that failed may have stumbled over: a variable that is there only at run time.
-fn run_only_hint(line: &str, folder: &Path, home: &Path, service: &Service, last: &[String]) -> Option<String> {
+fn run_only_hint(line: &str, folder: &Path, home: &Path, names: &[&str], last: &[String]) -> Option<String> {
     let mut text = line.to_owned();
     for path in [resolve(line, folder, home), resolve(first_word(line), folder, home)] {
         let mut bytes = Vec::new();
@@ -218,8 +220,7 @@ fn run_only_hint(line: &str, folder: &Path, home: &Path, service: &Service, last
         }
     }
     text += &last.join("\n");
-    let names: Vec<&str> = service.environment.iter().map(|(name, _)| name.as_str()).collect();
-    let used = run_only_names(&text, &names);
+    let used = run_only_names(&text, names);
     if used.is_empty() {
         return None;
     }
@@ -230,7 +231,7 @@ fn run_only_hint(line: &str, folder: &Path, home: &Path, service: &Service, last
 }
 
 /// The run-only names in a text, each once, at most five: `PORT_X`, `DOTCLOUD_X`, the environment files, and a
-/// variable of `environment:` where it is expanded.
+/// variable of `environment:` or `hob env set` where it is expanded, or is the key of a program's look into them.
 fn run_only_names(text: &str, environment: &[&str]) -> Vec<String> {
     let mut found = Vec::new();
     let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
@@ -241,7 +242,7 @@ fn run_only_names(text: &str, environment: &[&str]) -> Vec<String> {
         rest = &rest[start..];
         let (word, after) = rest.split_at(rest.find(|c| !is_part(c)).unwrap_or(rest.len()));
         let prefixed = ["PORT_", "DOTCLOUD_"].iter().any(|p| word.strip_prefix(p).is_some_and(|w| !w.is_empty()));
-        let expanded = environment.contains(&word) && (before.ends_with('$') || before.ends_with("${"));
+        let expanded = environment.contains(&word) && before.ends_with(['$', '{', '\'', '"']);
         let name = match word {
             "environment" => ["json", "yml", "yaml"]
                 .iter()

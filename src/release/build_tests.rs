@@ -80,7 +80,9 @@ fn run_only_names_are_found_as_whole_words() {
     let names = |text| run_only_names(text, &["PASS"]);
     assert_eq!(names("$PORT_WWW ${PORT_WWW} x$DOTCLOUD_DB_SQL_URL"), ["PORT_WWW", "DOTCLOUD_DB_SQL_URL"]);
     assert_eq!(names("SUPPORT_X MY_PORT_X PORT_ environment.jsn COMPASS PASS $PASSWORD"), [""; 0]);
-    assert_eq!(names("${PASS}"), ["PASS"]);
+    for used in ["${PASS}", "os.environ['PASS']", "ENV[\"PASS\"]", "KeyError: 'PASS'"] {
+        assert_eq!(names(used), ["PASS"], "{used}");
+    }
 }
 
 #[test]

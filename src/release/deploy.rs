@@ -21,7 +21,7 @@ use super::link::Link;
 use super::prepare::{self, Refused};
 use super::proxy::Balancer;
 use super::report::Report;
-use super::responsive::{automatic, declares_ports, wait_until_responsive};
+use super::responsive::{Expects, automatic, wait_until_responsive};
 use super::script::describe;
 use super::store::{self, Deployed, Generation, Record, Rolling, Running, Scaled, Store, cannot};
 use crate::config::{Env, Ports, Service, Settings};
@@ -155,16 +155,23 @@ impl Roll<'_> {
             // New ones first: until they serve, nobody has lost anything.
             let is_new = |number: &u32| self.old.instance(&scaled.name, *number).is_none();
             let (fresh, others): (Vec<u32>, Vec<u32>) = (0..scaled.instances).partition(is_new);
+            let now = self.lay_out_now()?;
+            let before: Vec<&Instance> = now.plan.instances.iter().filter(|i| i.service == scaled.name).collect();
+            let (_, stack) = shelf.get(&scaled.revision)?;
+            let Some(service) = stack.service(&scaled.name).cloned() else { continue };
+            let mut expects = Expects::of(&service, &before);
             for number in fresh.into_iter().chain(others) {
                 let at = laid.plan.instances.iter().position(|i| i.service == scaled.name && i.number == number);
                 let Some(at) = at else { continue };
                 let specs: Vec<&Spec> =
                     laid.plan.specs.iter().filter(|s| s.name.group == laid.plan.instances[at].name).collect();
-                let (_, stack) = shelf.get(&scaled.revision)?;
-                let Some(service) = stack.service(&scaled.name) else { continue };
-                let new =
-                    New { service, instance: &laid.plan.instances[at], specs, files: &laid.files[at], scaled: &scaled };
-                self.replace(&new, report)?;
+                let (instance, files) = (&laid.plan.instances[at], &laid.files[at]);
+                let new = New { service: &service, instance, specs, files, scaled: &scaled, expects };
+                if let Some(silent) = self.replace(&new, report)? {
+                    report.say(&format!("warning: {silent}"));
+                    // Nor will the others.
+                    expects = Expects::Nothing;
+                }
             }
         }
         self.retire(wanted, report)?;
@@ -231,7 +238,8 @@ impl Roll<'_> {
     }
 
     /// Puts a new instance in the place of an old one, if there is one.
-    fn replace(&mut self, new: &New<'_>, report: &mut Report) -> Result<(), Refused> {
+    /// What it should have and does not, but can do without, is told.
+    fn replace(&mut self, new: &New<'_>, report: &mut Report) -> Result<Option<String>, Refused> {
         let (service, number) = (&new.scaled.name, new.instance.number);
         let name = format!("{service}.{number}");
         let home = new.instance.real_home().to_owned();
@@ -279,10 +287,11 @@ impl Roll<'_> {
         self.switch(service, number)?;
         self.site.link.start(&automatic(&new.specs))?;
         report.tell(&name, "Waiting for the instance to become responsive...");
-        report.stage("responsive", Some(&name), |_| {
-            wait_until_responsive(self.site, new.instance, &new.specs, declares_ports(new.service))
+        let silent = report.stage("responsive", Some(&name), |_| {
+            wait_until_responsive(self.site, new.instance, &new.specs, new.expects)
         })?;
-        self.take_in(&name, report)
+        self.take_in(&name, report)?;
+        Ok(silent)
     }
 
     fn stop_old(&mut self, old: Option<&Running>, name: &str, report: &mut Report) -> Result<(), Refused> {
@@ -454,10 +463,10 @@ impl Roll<'_> {
         let Some(instance) = found else { return Ok(()) };
         let specs: Vec<&Spec> = laid.plan.specs.iter().filter(|spec| spec.name.group == instance.name).collect();
         self.site.link.start(&automatic(&specs))?;
-        let responsive = wait_until_responsive(self.site, instance, &specs, false);
+        let responsive = wait_until_responsive(self.site, instance, &specs, Expects::Nothing);
         // It is the best there is.
         let taken_in = self.take_back_in(&name);
-        responsive.and(taken_in)
+        responsive.map(|_| ()).and(taken_in)
     }
 }
 
@@ -468,6 +477,7 @@ struct New<'a> {
     specs: Vec<&'a Spec>,
     files: &'a (String, String),
     scaled: &'a Scaled,
+    expects: Expects,
 }
 
 /// Fills a home with what was built.

@@ -461,7 +461,9 @@ impl Work {
             report.say(&format!("warning: {what}"));
         }
         report.revision(&record.revision);
-        let tree = build::read(&self.store.code(&record.revision), &self.settings, self.own.clone())?;
+        let mut tree = build::read(&self.store.code(&record.revision), &self.settings, self.own.clone())?;
+        // The build does not see them; who asks for one is told so.
+        tree.stack.variables = self.store.deployed()?.env.into_iter().collect();
         for warning in &tree.warnings {
             report.say(&format!("warning: {}", self.as_pushed(&warning.to_string(), record, from)));
         }

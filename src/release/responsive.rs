@@ -23,25 +23,47 @@ pub fn automatic(specs: &[&Spec]) -> Vec<String> {
         .collect()
 }
 
-/// Whether the dotcloud.yml says which ports there are. The one that every service has otherwise may be unused.
-pub fn declares_ports(service: &Service) -> bool {
-    service.raw.iter().any(|(key, _)| key.text == "ports")
+/// What is known of the ports of an instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expects {
+    Nothing,
+    /// The dotcloud.yml declares them.
+    Declared,
+    /// It says nothing, so that there is one that may be unused; but in the release before somebody listened.
+    AsBefore,
+}
+
+impl Expects {
+    /// `before` is the service in the release before.
+    pub fn of(service: &Service, before: &[&Instance]) -> Expects {
+        if service.raw.iter().any(|(key, _)| key.text == "ports") {
+            return Expects::Declared;
+        }
+        let has_served = before.iter().flat_map(|instance| listening(instance)).any(accepts);
+        if has_served { Expects::AsBefore } else { Expects::Nothing }
+    }
+}
+
+fn listening(instance: &Instance) -> impl Iterator<Item = u16> {
+    instance.ports.iter().filter(|port| port.protocol != Protocol::Udp).map(|port| port.number)
 }
 
 /// Until every process runs and is ready, and the ports accept connections; otherwise why not. A process that has
-/// something else to be ready by is believed.
+/// something else to be ready by is believed. A port that was only used before is not waited for at length: it is told
+/// that nobody listens there.
 pub fn wait_until_responsive(
     site: &Site<'_>,
     instance: &Instance,
     specs: &[&Spec],
-    with_ports: bool,
-) -> Result<(), Refused> {
+    expects: Expects,
+) -> Result<Option<String>, Refused> {
     let until = since_boot() + site.settings.responsive_timeout;
     let asks_itself = specs.iter().any(|spec| spec.ready.is_some());
     let mut ports: Vec<u16> = Vec::new();
-    if with_ports && !asks_itself {
-        ports.extend(instance.ports.iter().filter(|port| port.protocol != Protocol::Udp).map(|port| port.number));
+    if expects != Expects::Nothing && !asks_itself {
+        ports.extend(listening(instance));
     }
+    let mut up_since = None;
     let is_automatic = |p: &Process| specs.iter().any(|spec| spec.autostart && spec.name.process == p.process);
     // A process of that name may have been restarted before, in another release.
     let mut restarts: BTreeMap<String, u64> = BTreeMap::new();
@@ -61,7 +83,14 @@ pub fn wait_until_responsive(
         if waits.is_none() {
             ports.retain(|port| !accepts(*port));
             if ports.is_empty() {
-                return Ok(());
+                return Ok(None);
+            }
+            let up_since = *up_since.get_or_insert_with(since_boot);
+            if expects == Expects::AsBefore && since_boot() >= until.min(up_since + SILENT_FOR) {
+                let (name, port) = (&instance.name, ports[0]);
+                return Ok(Some(format!(
+                    "{name}: nothing accepts connections on port {port}, as in the release before"
+                )));
             }
         }
         if since_boot() >= until {
@@ -125,5 +154,7 @@ pub fn last_lines(path: &Path) -> Vec<String> {
 
 /// How many starts in a row may end within `startsecs`.
 const TRIES: u64 = 3;
+/// For a port that nobody has declared.
+const SILENT_FOR: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_millis(25);
 const CONNECT_WITHIN: Duration = Duration::from_millis(500);
