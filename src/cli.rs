@@ -146,9 +146,10 @@ enum Command {
     Restart {
         #[command(flatten)]
         names: Names,
-        /// One after the other, each once the one before is ready again; the first that fails ends it
-        #[arg(long, conflicts_with = "no_wait")]
-        rolling: bool,
+        /// So many at a time, one by default, the next once these are ready again; the first that fails ends it
+        #[arg(long, conflicts_with = "no_wait", value_name = "N", num_args = 0..=1, require_equals = true,
+              default_missing_value = "1")]
+        rolling: Option<std::num::NonZeroUsize>,
     },
     /// Let processes start by themselves again, as their configuration says
     Enable {
@@ -427,9 +428,9 @@ fn run(cli: Cli) -> Result<i32, Failed> {
         Command::Why { names, json } => client::why(&daemon_at(&places)?, &names, json.json),
         Command::Start(asked) => names("start", &asked),
         Command::Stop(asked) => names("stop", &asked),
-        Command::Restart { names: asked, rolling: false } => names("restart", &asked),
-        Command::Restart { names: asked, rolling: true } => {
-            client::roll(&daemon_at(&places)?, &asked.names, asked.timeout, asked.json.json)
+        Command::Restart { names: asked, rolling: None } => names("restart", &asked),
+        Command::Restart { names: asked, rolling: Some(width) } => {
+            client::roll(&daemon_at(&places)?, &asked.names, width.get(), asked.timeout, asked.json.json)
         }
         Command::Enable { names, now } => {
             client::set_enabled(&daemon_at(&places)?, true, &names.names, now, names.json.json)

@@ -543,5 +543,7 @@ fn a_process_with_more_memory_than_its_limit_is_restarted_with_all_that_it_start
     let err = hob.err();
     assert!(err.contains("www:one: restarts for its memory: ") && err.contains(" MB, its limit is 70.0 MB"), "{err}");
     assert_eq!(hob.process("small").pid(), Some(small));
+    let story = hob.ok(&["why", "one"]).out;
+    assert!(story.contains("last exit  ") && story.contains(", memory: "), "{story}");
     hob.shutdown();
 }

@@ -285,6 +285,13 @@ fn a_rolling_restart_goes_one_by_one_and_stops_at_the_first_that_fails() {
     let out = hob(&["restart", "--rolling", "w:w_*"]);
     let text = String::from_utf8_lossy(&out.stdout);
     assert!(out.status.success() && text.lines().count() == 3 && text.starts_with("w:w_00: "), "{text}");
+    assert_eq!(
+        daemon.ctl(&["restart", "--rolling=2", "w:*"]),
+        "w:w_00: stopped\nw:w_01: stopped\nw:w_00: started\nw:w_01: started\nw:w_02: stopped\nw:w_02: started\n"
+    );
+    let out = hob(&["restart", "--rolling=2", "w:w_*"]);
+    assert!(out.status.success() && String::from_utf8_lossy(&out.stdout).lines().count() == 3);
+    assert_eq!(hob(&["restart", "--rolling=0", "w:w_*"]).status.code(), Some(2));
     let last = daemon.pid("w:w_02");
     write_conf(
         daemon.dir.path(),

@@ -183,16 +183,15 @@ pub fn act(daemon: &Daemon, act: &Act<'_>) -> Answer {
     Ok(status)
 }
 
-/// One after the other; the first that does not come back ends it, and the others stay as they are.
-pub fn roll(daemon: &Daemon, names: &[String], timeout: Option<f64>, json: bool) -> Answer {
+/// `width` at a time; the first that does not come back ends it, and the others stay as they are.
+pub fn roll(daemon: &Daemon, names: &[String], width: usize, timeout: Option<f64>, json: bool) -> Answer {
     let (processes, _) = processes(daemon, names)?;
     let names: Vec<String> = processes.iter().map(|p| format!("{}:{}", p.group, p.process)).collect();
-    for (nth, name) in names.iter().enumerate() {
-        let names_of_one = std::slice::from_ref(name);
-        let status =
-            act(daemon, &Act { verb: "restart", names: names_of_one, signal: None, wait: true, timeout, json })?;
+    for (nth, names) in names.chunks(width).enumerate() {
+        let status = act(daemon, &Act { verb: "restart", names, signal: None, wait: true, timeout, json })?;
         if status != 0 {
-            let rest: Vec<&str> = processes[nth + 1..].iter().map(|p| p.name.as_str()).collect();
+            let done = processes.len().min((nth + 1).saturating_mul(width));
+            let rest: Vec<&str> = processes[done..].iter().map(|p| p.name.as_str()).collect();
             if !rest.is_empty() {
                 tell!("hob: not restarted: {}", rest.join(", "));
             }

@@ -158,19 +158,29 @@ pub fn stop(ctl: &mut Ctl, argument: &str) -> Done {
 
 /// All are stopped before the first one is started.
 pub fn restart(ctl: &mut Ctl, argument: &str) -> Done {
-    let (argument, is_rolling) = take_flag(argument, "--rolling");
-    if !is_rolling || argument.is_empty() {
+    let (argument, width) = take_width(argument);
+    if width == 0 || argument.is_empty() {
         return on_names(ctl, "restart", &[&STOP, &START], &argument);
     }
     if !ctl.is_up()? {
         return Ok(());
     }
-    roll(ctl, &argument)
+    roll(ctl, &argument, width)
 }
 
-/// One after the other, each only once the one before runs again; the first that does not ends it, and the others stay
-/// as they are.
-fn roll(ctl: &mut Ctl, argument: &str) -> Done {
+/// `--rolling` is `--rolling=1`; 0 is none.
+fn take_width(argument: &str) -> (String, usize) {
+    let (argument, is_rolling) = take_flag(argument, "--rolling");
+    let width = |word: &str| word.strip_prefix("--rolling=")?.parse().ok().filter(|width| *width > 0);
+    match argument.split_whitespace().find_map(|word| Some((word, width(word)?))) {
+        Some((word, width)) => (take_flag(&argument, word).0, width),
+        None => (argument, usize::from(is_rolling)),
+    }
+}
+
+/// So many at a time, the next only once these run again; the first that does not ends it, and the others stay as they
+/// are.
+fn roll(ctl: &mut Ctl, argument: &str, width: usize) -> Done {
     let all = ctl.processes()?;
     let mut names: Vec<String> = Vec::new();
     for name in names_of(argument, &all) {
@@ -182,11 +192,12 @@ fn roll(ctl: &mut Ctl, argument: &str) -> Done {
             _ => names.push(name),
         }
     }
-    for (nth, name) in names.iter().enumerate() {
-        act(ctl, &STOP, std::slice::from_ref(name), &[])?;
-        act(ctl, &START, std::slice::from_ref(name), &[])?;
-        if ctl.exit != 0 && nth + 1 < names.len() {
-            say(&format!("ERROR: not restarted: {}", names[nth + 1..].join(" ")));
+    for (nth, some) in names.chunks(width).enumerate() {
+        act(ctl, &STOP, some, &[])?;
+        act(ctl, &START, some, &[])?;
+        let rest = &names[names.len().min((nth + 1).saturating_mul(width))..];
+        if ctl.exit != 0 && !rest.is_empty() {
+            say(&format!("ERROR: not restarted: {}", rest.join(" ")));
         }
         if ctl.exit != 0 {
             break;

@@ -450,10 +450,23 @@ fn log(
         strip_ansi: main.strip_ansi,
         echo: main.loglevel >= Level::Debug,
     };
+    let max_bytes = reader.get(ini, section, &key("logfile_maxbytes"), names, 50 << 20, lenient::bytes);
+    let mut warn = |text: String| reader.notes.push(Note::Warning(format!("For [{section}], {text}")));
+    match file {
+        LogFile::Syslog => warn(format!(
+            "{channel}_logfile=syslog but this is deprecated and will be removed.  Use {channel}_syslog=true to enable \
+             syslog instead."
+        )),
+        LogFile::Auto if max_bytes == 0 => warn(format!(
+            "AUTO logging used for {channel}_logfile without rollover, set maxbytes > 0 to avoid filling up filesystem \
+             unintentionally"
+        )),
+        _ => {}
+    }
     LogSpec {
         path: log_path(&file),
         stderr: None,
-        max_bytes: reader.get(ini, section, &key("logfile_maxbytes"), names, 50 << 20, lenient::bytes),
+        max_bytes,
         backups: reader.get(ini, section, &key("logfile_backups"), names, 10, lenient::count),
         max_total: own.logfile_max_total,
         max_age: own.logfile_max_age,

@@ -359,7 +359,9 @@ pub fn process_shown(process: &Process, host: &dyn Host) -> wire::Process {
         uptime: run.and(process.started_at()).map(|at| millis(now.since(at))),
         restarts: process.restarts(),
         ready: process.is_ready(),
-        last_exit: process.last_exit().map(|(exit, at)| exit_shown(exit, process.told(exit), unix(at, now))),
+        last_exit: process
+            .last_exit()
+            .map(|(exit, at)| exit_shown(exit, process.last_exit_told().unwrap_or_default(), unix(at, now))),
         next_try: process.next_try().map(|at| millis(at.since(now))),
         why: process.why().to_owned(),
         waits_for: supervisor.waits_for(process.id()).iter().map(ToString::to_string).collect(),

@@ -1,9 +1,10 @@
 //! Where clients come in: sockets in the file system and on the network, behind one type.
 
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, ToSocketAddrs};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::time::Duration;
 
 use mio::event::Source;
 use mio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
@@ -13,8 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::plan::{Address, Server};
 use crate::sys::lent::{Lent, Number};
-use crate::sys::process;
 use crate::sys::socket_unix::{self, FileId, Peer};
+use crate::sys::{process, resolve};
 
 /// One listening socket, and what the configuration says about it.
 pub struct Door {
@@ -162,6 +163,9 @@ fn is_member(peer: Peer, stream: &UnixStream, server: &Server) -> bool {
     peer.gid == group || socket_unix::peer_groups(stream).contains(&group)
 }
 
+/// Nothing else happens meanwhile.
+const RESOLVED_WITHIN: Duration = Duration::from_secs(3);
+
 /// An address is in use while the old connections of a dead listener linger, so SO_REUSEADDR, which mio sets.
 fn listen_tcp(host: &str, port: u16) -> io::Result<TcpListener> {
     let why =
@@ -169,7 +173,7 @@ fn listen_tcp(host: &str, port: u16) -> io::Result<TcpListener> {
     let address = if host.is_empty() {
         SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))
     } else {
-        let mut found = (host, port).to_socket_addrs().map_err(why)?.collect::<Vec<_>>();
+        let mut found = resolve::addresses(host, port, RESOLVED_WITHIN).map_err(why)?;
         found.sort_by_key(SocketAddr::is_ipv6);
         *found.first().ok_or_else(|| why(io::Error::other("no such host")))?
     };

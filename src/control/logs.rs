@@ -124,7 +124,7 @@ pub fn tail_of(request: &Request, host: &dyn Host) -> Result<Tail, Answer> {
     }
     let missing = |what: &str| api::failure(404, format!("no log of {}", what.chars().take(100).collect::<String>()));
     if request.path.starts_with("/mainlogtail") {
-        let path = host.main_log().filter(|path| path.exists()).ok_or_else(|| missing("the daemon"))?;
+        let path = host.main_log().ok_or_else(|| missing("the daemon"))?;
         return Ok(Tail { path, is_main: true });
     }
     let rest = request.path.strip_prefix("/logtail/").unwrap_or_default();
@@ -137,7 +137,7 @@ pub fn tail_of(request: &Request, host: &dyn Host) -> Result<Tail, Answer> {
         "stderr" => log_of(process, true),
         _ => None,
     };
-    let path = path.filter(|path| path.exists()).ok_or_else(|| missing(rest))?;
+    let path = path.ok_or_else(|| missing(rest))?;
     Ok(Tail { path, is_main: false })
 }
 
@@ -147,8 +147,14 @@ pub fn serve_tail(socket: OwnedFd, tail: &Tail) -> io::Result<()> {
     let mut stream = UnixStream::from(socket);
     stream.set_nonblocking(false)?;
     stream.set_write_timeout(Some(PATIENCE))?;
+    let mut file = match open_regular(&tail.path) {
+        Ok(file) => file,
+        Err(why) => {
+            let why = api::failure(404, format!("cannot read the log: {}", socket_unix::reason(&why)));
+            return stream.write_all(&why.encode(false, false));
+        }
+    };
     stream.write_all(&http::tail_head(!tail.is_main))?;
-    let mut file = open_regular(&tail.path)?;
     let mut at = file.seek(SeekFrom::End(0))?.saturating_sub(TAIL_FIRST);
     let mut out = Vec::new();
     let mut block = vec![0; 64 << 10];

@@ -116,7 +116,8 @@ pub fn configuration(host: &dyn Host) -> Value {
         }
         None => active.processes().map(|process| (process.spec(), true)).collect(),
     };
-    all.sort_by(|(a, _), (b, _)| (&a.name.process, &a.name.group).cmp(&(&b.name.process, &b.name.group)));
+    // Of one name the group that comes first.
+    all.sort_by(|(a, _), (b, _)| a.name.process.cmp(&b.name.process));
     Value::Array(all.into_iter().map(|(spec, in_use)| one(spec, in_use, host)).collect())
 }
 

@@ -66,6 +66,10 @@ impl Host for Daemon {
     fn signal(&mut self, run: Run, signal: i32) -> io::Result<()> {
         let process = self.supervisor.process(run.job.process());
         let whole_group = process.is_none_or(|process| process.spec().stop.reach == Reach::Everything);
+        if let (Some(_), Some(process), Some(pid)) = (&self.conductor, process, self.children.pid(run)) {
+            let (name, signal) = (&process.spec().name.process, crate::sys::signal_names::name(signal));
+            log::debug!("sending {name} (pid {pid}) sig SIG{signal}");
+        }
         self.children.signal(run, signal, whole_group)
     }
 

@@ -4,15 +4,15 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::net::ToSocketAddrs;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::Duration;
 
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 
 use crate::plan::{Address, Identity, Socket};
 use crate::supervisor::event::ProcessId;
-use crate::sys::{self, listener};
+use crate::sys::{self, listener, resolve};
 
 #[derive(Default)]
 pub struct Stdio {
@@ -151,8 +151,8 @@ impl Stdio {
             }
             Address::Inet { host, port } => {
                 let host = if host.is_empty() { "0.0.0.0" } else { host };
-                let mut found = (host, *port).to_socket_addrs()?;
-                let address = found.next().ok_or_else(|| io::Error::other("no such host"))?;
+                let found = resolve::addresses(host, *port, RESOLVED_WITHIN)?;
+                let address = *found.first().ok_or_else(|| io::Error::other("no such host"))?;
                 listener::listen(&listener::At::Inet(address), wanted.backlog)?
             }
         };
@@ -173,6 +173,8 @@ impl Stdio {
     }
 }
 
+/// Nothing else happens meanwhile.
+const RESOLVED_WITHIN: Duration = Duration::from_secs(3);
 /// Bytes that wait for a program to read its stdin.
 const PENDING_MAX: usize = 1 << 20;
 /// What is taken of a listener at once.

@@ -85,6 +85,9 @@ impl Process {
         }
         self.drop_probes(common);
         self.last_exit = Some((exit.clone(), common.now));
+        if !matches!(self.state, State::Stopping { .. }) {
+            self.unwell = None;
+        }
         match &self.state {
             State::Starting { started_at, .. } | State::Running { started_at, .. } => {
                 let lived = common.now.since(*started_at);
@@ -371,6 +374,7 @@ impl Process {
             return;
         };
         self.drop_probes(common);
+        self.unwell = (then == Then::Unhealthy).then(|| reason.clone());
         let (now, stop, grace) = (common.now, &self.spec.stop, self.grace(common));
         // Nobody comes to a process that is not ready, or not well; and who is in a hurry has no time to drain.
         let drains = self.is_ready() && then == Then::Rest && common.grace.is_none() && !stop.drain.is_zero();

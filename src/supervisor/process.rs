@@ -49,6 +49,9 @@ pub struct Process {
     pub(super) starts: u64,
     pub(super) last_start: Option<Time>,
     pub(super) last_exit: Option<(Exit, Time)>,
+    /// Why the run that ended last was ended by us although it was to stay up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) unwell: Option<String>,
     pub(super) record: Record,
 }
 
@@ -143,6 +146,15 @@ impl Process {
     /// An end of it in words: `cannot exec ~/missing: no such file or directory`.
     pub fn told(&self, exit: &Exit) -> String {
         words::exit(exit, &self.spec)
+    }
+
+    /// The last end with what was the matter, if that was our reason for it: `killed by SIGTERM (15), unhealthy: ...`.
+    pub fn last_exit_told(&self) -> Option<String> {
+        let told = self.told(&self.last_exit.as_ref()?.0);
+        Some(match &self.unwell {
+            Some(why) => format!("{told}, {why}"),
+            None => told,
+        })
     }
 
     /// Whether it serves: RUNNING, which it is only once it has said so where it can; for a oneshot, done and well.
@@ -314,6 +326,7 @@ impl Process {
             starts: 0,
             last_start: None,
             last_exit: None,
+            unwell: None,
             record: Record::default(),
         }
     }

@@ -20,6 +20,7 @@ pub mod proc;
 pub mod process;
 pub mod random;
 pub mod rescue;
+pub mod resolve;
 pub mod signal_names;
 pub mod sigwait;
 pub mod socket;
