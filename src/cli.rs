@@ -570,9 +570,11 @@ fn logs(places: &Places, names: &[String], wanted: tail::Wanted, json: bool) -> 
     }
     let wanted = tail::Wanted { names, ..wanted };
     let mut show = |name: &str, line: &[u8]| client::log_line(name, line, json);
-    tail::tail(&folder, &wanted, &mut show)
-        .map(|()| 0)
-        .map_err(|why| Failed { message: format!("cannot read the logs in {}: {why}", folder.display()), status: 1 })
+    // An empty answer would say that nothing was logged.
+    std::fs::read_dir(&folder).and_then(|_| tail::tail(&folder, &wanted, &mut show)).map(|()| 0).map_err(|why| {
+        let message = format!("cannot read the logs in {}: {}", folder.display(), client::reason(&why));
+        Failed { message, status: 1 }
+    })
 }
 
 /// A moment as Unix time: so long ago, or a date with or without a zone.
