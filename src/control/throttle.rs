@@ -120,7 +120,7 @@ fn network(peer: IpAddr) -> IpAddr {
 }
 
 const FIRST: Duration = Duration::from_millis(250);
-const LONGEST: Duration = Duration::from_secs(8);
+const LONGEST: Duration = Duration::from_secs(4);
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(600);
 const PEERS_MAX: usize = 1024;
 const HELD_OF_ONE: usize = 8;
