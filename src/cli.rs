@@ -357,22 +357,8 @@ fn hold_signals() {
     let _ = sys::sigwait::block_all();
 }
 
-/// Whoever started us may keep others out of what we make, but not ourselves, and not the users of root's services, who
-/// have their homes there.
-fn choose_umask() {
-    let given = sys::limits::set_umask(0o022);
-    if sys::process::effective_uid() != 0 {
-        sys::limits::set_umask(given & 0o077);
-    }
-}
-
 fn run(cli: Cli) -> Result<i32, Failed> {
     let places = cli.places;
-    match &cli.command {
-        Command::Boot { command, .. } if !command.is_empty() => {}
-        Command::Boot { .. } | Command::Up { .. } | Command::Build { .. } | Command::Deploying(_) => choose_umask(),
-        _ => {}
-    }
     let names = |verb, names: &Names| -> Result<i32, Failed> {
         let act = Act {
             verb,
@@ -390,7 +376,7 @@ fn run(cli: Cli) -> Result<i32, Failed> {
         _ => false,
     };
     if makes_homes {
-        sys::limits::usual_umask(sys::user::effective().0 == 0);
+        sys::limits::usual_umask(sys::process::effective_uid() == 0);
     }
     match cli.command {
         Command::Boot { command, .. } if !command.is_empty() => Ok(init::main(&command)),
@@ -570,9 +556,11 @@ fn logs(places: &Places, names: &[String], wanted: tail::Wanted, json: bool) -> 
     }
     let wanted = tail::Wanted { names, ..wanted };
     let mut show = |name: &str, line: &[u8]| client::log_line(name, line, json);
-    tail::tail(&folder, &wanted, &mut show)
-        .map(|()| 0)
-        .map_err(|why| Failed { message: format!("cannot read the logs in {}: {why}", folder.display()), status: 1 })
+    // An empty answer would say that nothing was logged.
+    std::fs::read_dir(&folder).and_then(|_| tail::tail(&folder, &wanted, &mut show)).map(|()| 0).map_err(|why| {
+        let message = format!("cannot read the logs in {}: {}", folder.display(), client::reason(&why));
+        Failed { message, status: 1 }
+    })
 }
 
 /// A moment as Unix time: so long ago, or a date with or without a zone.

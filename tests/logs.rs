@@ -428,6 +428,9 @@ fn logs_f_follows_over_rotation_and_files_that_appear_later() {
     let home = hob.shutdown().into_home();
     assert_eq!(run(&mut home.command(&["logs", "-n", "1", "access"])).expect(0).out, "[access] GET /later\n");
     run(&mut home.command(&["logs", "acess"])).expect(1).says("no log \"acess\"");
+    run(home.command(&["logs"]).env("HOB_LOG_DIR", home.beside("none")))
+        .expect(1)
+        .says("none: no such file or directory");
 }
 
 #[test]

@@ -129,7 +129,8 @@ fn an_upgrade_as_pid_1_goes_on_with_the_same_children_and_duties() {
     let status = |pid1: &Pid1| pid1.inside(&[hob_bin(), "status", "--json"]).json();
     let before = pid1.wait("both", || {
         let all = status(&pid1);
-        let running = all.as_array()?.iter().all(|process| process["state"] == "RUNNING");
+        // Before the plan is there, there are none.
+        let running = all.as_array()?.iter().filter(|process| process["state"] == "RUNNING").count() == 2;
         running.then(|| all.as_array().map(|all| all.iter().map(|p| p["pid"].clone()).collect::<Vec<_>>()))?
     });
     for _ in 0..3 {

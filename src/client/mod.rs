@@ -19,7 +19,7 @@ use serde::Serialize;
 use serde_json::json;
 
 pub use self::show::{has_colour, print, table};
-pub use self::talk::{Daemon, Failed, escape};
+pub use self::talk::{Daemon, Failed, escape, reason};
 pub use self::why::why;
 use crate::sys::proc;
 use crate::wire::{Done, Environment, Event, Info, Instance, LogLine, Outcome, Process};

@@ -4,6 +4,7 @@ use std::fmt;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
@@ -88,8 +89,20 @@ impl Daemon {
             Err(why) if why.kind() != io::ErrorKind::BrokenPipe => return Err(why.into()),
             _ => {}
         }
+        // A question is answered at once; what acts may take its time.
+        if method == "GET" {
+            stream.set_read_timeout(Some(ANSWERS_WITHIN))?;
+        }
         let mut reader = BufReader::with_capacity(64 << 10, stream);
-        let Head { status, framing, own_pid } = read_head(&mut reader).map_err(unreadable)?;
+        let Head { status, framing, own_pid } = read_head(&mut reader).map_err(|why| match why.kind() {
+            io::ErrorKind::WouldBlock => {
+                let path = self.socket.display();
+                let message = format!("cannot reach hob at {path}: it does not answer; is its process stopped?");
+                Failed { message, status: 4 }
+            }
+            _ => unreadable(why),
+        })?;
+        reader.get_ref().set_read_timeout(None)?;
         let mut answer = Body { reader, framing, own_pid };
         if status < 400 {
             return Ok(answer);
@@ -118,6 +131,8 @@ fn read_json<T: DeserializeOwned>(body: &mut Body<UnixStream>) -> Result<T, Fail
     body.read_to_end(&mut text)?;
     serde_json::from_slice(&text).map_err(unreadable)
 }
+
+const ANSWERS_WITHIN: Duration = Duration::from_secs(15);
 
 /// What is set aside for an answer on its word alone, in bytes.
 const ROOM_MAX: usize = 4 << 20;

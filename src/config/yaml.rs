@@ -135,6 +135,10 @@ impl Tree {
         tag: Option<&Tag>,
         at: Place,
     ) -> Result<(), Problem> {
+        // No variable and no command can hold one, and an escape makes one of plain characters.
+        if text.contains('\0') {
+            return Err(Problem::new(&at, "a NUL character is not allowed in this file").hint("remove the \\0"));
+        }
         let is_text = known_tag(tag, &at)? || style != ScalarStyle::Plain;
         let kind = if is_text { Kind::Text } else { kind_of(text) };
         let cost = Cost { values: 1, bytes: text.len() };
@@ -405,6 +409,8 @@ mod tests {
         refused("a:\n\tb: 1\n", "dotcloud.yml:2:1: a tab in the indentation; indent with spaces");
         refused("a:\n  b: 1\n\tc: 1\n", "dotcloud.yml:3:1: a tab in the indentation");
         refused("a: b\0c\n", "dotcloud.yml:1:5: a NUL byte is not allowed");
+        refused("a: \"b\\0c\"\n", "dotcloud.yml:1:4: a NUL character is not allowed in this file; remove the \\0");
+        refused("\"\\0<<\": {a: 1}\n", "dotcloud.yml:1:1: a NUL character is not allowed");
         refused("a: [1, 2\n", "dotcloud.yml:");
         refused("a: b: c\n", "dotcloud.yml:1:5: cannot read as YAML");
         refused("a: *x\n", "dotcloud.yml:1:4: this alias has no anchor");

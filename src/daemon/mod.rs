@@ -28,7 +28,9 @@ mod oom;
 mod planner;
 mod predecessor;
 mod readiness;
+mod reload;
 mod rescue;
+mod signals;
 mod starts;
 mod stdio;
 mod stops;
@@ -50,7 +52,7 @@ use signal_hook_mio::v1_0::Signals;
 pub use self::conductor::Given;
 pub use self::planner::{MakePlan, Refusal, Wanted};
 
-use self::children::{Children, Reaped};
+use self::children::Children;
 use self::conductor::{Conductor, INPUTS};
 use self::disabled::Disabled;
 use self::fetches::{FETCHES, Fetches};
@@ -61,12 +63,13 @@ use self::marks::Marks;
 use self::planner::Planner;
 use self::predecessor::{Predecessor, Registration};
 use self::readiness::Readiness;
+use self::reload::ReloadAfter;
 use self::rescue::Rescued;
 use self::stops::{Ending, Sweep};
 use crate::control::{Control, Host, LogQuery, Tail, Ticket};
-use crate::plan::{Plan, Probe, Server};
+use crate::plan::{Probe, Server};
 use crate::supervisor::Supervisor;
-use crate::supervisor::event::{Action, Change, Event, Job, Phase, ProcessId, Run, Time, signal_name};
+use crate::supervisor::event::{Action, Change, Event, Job, Phase, ProcessId, Run, Time};
 use crate::sys;
 use crate::sys::proc::Stat;
 use crate::sys::process::Pid;
@@ -181,13 +184,6 @@ struct Daemon {
     exit_status: i32,
     /// Actions that were fetched early, so that decisions come one after the other.
     decided: VecDeque<Action>,
-}
-
-/// A plan to make after the one that is being made.
-#[derive(Default)]
-struct ReloadAfter {
-    tickets: Vec<Ticket>,
-    deployed: Option<bool>,
 }
 
 const SIGNALS: Token = Token(0);
@@ -503,221 +499,6 @@ impl Daemon {
             log::log!(level, "{}: {} {}", change.name, change.to, change.why);
         }
         self.with_control(|control, daemon| control.changed(change, daemon));
-    }
-
-    fn signal_run(&mut self, run: Run, signal: i32) {
-        if self.to_start.contains(&run) {
-            // A client has asked for both in one breath. Without a child now its stop signal would be lost.
-            self.start_all();
-        }
-        self.tell_of_signal(run, signal);
-        let whole_group = self.signal_target(run, signal);
-        if let Err(why) = self.children.signal(run, signal, whole_group) {
-            log::debug!("cannot send signal {signal} to run {}: {why}", run.number);
-            return;
-        }
-        let stopping = self.supervisor.process(run.job.process()).is_some_and(|p| p.phase() == Phase::Stopping);
-        // A stopped (SIGSTOP) group would sit on its stop signal until it is killed.
-        if stopping && signal != libc::SIGKILL && signal != libc::SIGCONT {
-            let _ = self.children.signal(run, libc::SIGCONT, whole_group);
-        }
-    }
-
-    /// Reaps everything that has died, then looks at the other signals.
-    fn take_signals(&mut self) {
-        let pending: Vec<i32> = self.signals.pending().collect();
-        // One SIGCHLD may stand for many deaths; and the look costs little when there was none.
-        self.reap();
-        for signal in pending.into_iter().filter(|&s| s != SIGCHLD) {
-            self.hear_signal(signal);
-        }
-    }
-
-    /// Listens for the signals that are to be passed on, beside those it always listens for.
-    fn take_relayed(&self, plan: &Plan) {
-        for (&signal, names) in &plan.relay_signals {
-            if !names.is_empty()
-                && let Err(why) = self.signals.add_signal(signal)
-            {
-                log::warn!("cannot relay {}: {why}", signal_name(signal));
-            }
-        }
-    }
-
-    fn hear_signal(&mut self, signal: i32) {
-        rescue::try_here("signal");
-        let relayed = self.supervisor.plan().relay_signals.get(&signal).cloned().unwrap_or_default();
-        if !relayed.is_empty() {
-            let runs: Vec<Run> = self
-                .supervisor
-                .processes()
-                .filter(|p| relayed.contains(&format!("{}:{}", p.spec().name.group, p.spec().name.process)))
-                .filter_map(|p| p.run())
-                .collect();
-            for run in runs {
-                let _ = self.children.signal(run, signal, true);
-            }
-            return;
-        }
-        match signal {
-            SIGTERM | SIGINT | SIGQUIT if self.conductor.is_some() => {
-                log::warn!("received {} indicating exit request", signal_name(signal));
-                self.begin_shutdown();
-            }
-            SIGHUP if self.conductor.is_some() => {
-                if self.supervisor.is_shutting_down() {
-                    log::warn!("ignored SIGHUP indicating restart request (shutdown in progress)");
-                } else {
-                    log::warn!("received SIGHUP indicating restart request");
-                    self.want_restart(None);
-                }
-            }
-            SIGTERM | SIGINT | SIGQUIT => {
-                log::info!("stopping everything (signal {signal})");
-                self.begin_shutdown();
-            }
-            SIGHUP => {
-                // Somebody who cannot reach hob any more may know no other signal.
-                if let Some(control) = &mut self.control {
-                    control.rebind();
-                }
-                if let Err(why) = self.plan(true) {
-                    log::error!("cannot reload: {why}");
-                }
-            }
-            SIGUSR2 => {
-                if self.conductor.is_some() {
-                    log::info!("received SIGUSR2 indicating log reopen request");
-                    log::info!("supervisord logreopen");
-                }
-                self.logs.reopen();
-                if let Some(control) = &mut self.control {
-                    control.rebind();
-                }
-            }
-            _ => {}
-        }
-    }
-
-    fn begin_shutdown(&mut self) {
-        self.manager.say("STOPPING=1");
-        let is_first = !self.supervisor.is_shutting_down();
-        let again = !is_first && !self.stops_for_restart();
-        self.cancel_restart();
-        if is_first {
-            self.tell_of_shutdown();
-        }
-        self.feed(Event::Shutdown { grace: again.then_some(Duration::from_secs(1)) });
-        if let Some(planner) = &self.planner {
-            let signal = if again { libc::SIGKILL } else { libc::SIGTERM };
-            let _ = sys::process::kill_group(planner.pid(), signal);
-        }
-    }
-
-    fn reap(&mut self) {
-        self.children.take_made();
-        while let Some(reaped) = self.children.reap() {
-            match reaped {
-                Reaped::Run(run, exit) => {
-                    if let Some(said) = self.children.said.remove(&run.number) {
-                        self.feed(Event::ProbeSaid { run, note: said });
-                    }
-                    self.feed(Event::Exited(run, exit));
-                }
-                Reaped::Other(pid, ended) => {
-                    let is_helper = self.is_ours(pid.as_raw());
-                    if self.conductor.is_some() && !is_helper {
-                        conducted_life::tell_of_stranger(pid, ended);
-                    }
-                    if !self.reaped_checker(pid, ended) && !self.logs.reaped(pid, self.poll.registry(), now()) {
-                        self.streamers.retain(|&s| s != pid);
-                    }
-                    // An orphan, perhaps the last one somebody waits for.
-                    for sweep in self.sweeps.values_mut() {
-                        sweep.answered = false;
-                    }
-                }
-            }
-        }
-        self.look_at_not_made();
-    }
-
-    fn plan(&mut self, again: bool) -> io::Result<()> {
-        if self.planner.is_some() {
-            self.reload_after.get_or_insert_default();
-            return Ok(());
-        }
-        if again {
-            self.manager.say(&format!("RELOADING=1\nMONOTONIC_USEC={}", sys::clock::monotonic().as_micros()));
-        }
-        let (make, before) = (&self.options.make_plan, &self.predecessors);
-        let wanted = Wanted { again, deployed: self.deployed_next };
-        self.planner = Some(Planner::start(make, wanted, &self.marks, before, self.poll.registry(), PLANNER)?);
-        Ok(())
-    }
-
-    fn hear_planner(&mut self) {
-        let Some(planner) = &mut self.planner else { return };
-        let Some(result) = planner.ready() else {
-            self.manager.say(&format!("STATUS={}", planner.step));
-            return;
-        };
-        if let Some(planner) = self.planner.take() {
-            if self.conductor.is_some() {
-                // Its end is still to be seen, and is no stranger's.
-                self.streamers.push(planner.pid());
-            }
-            planner.close(self.poll.registry());
-        }
-        if self.conductor.is_some() {
-            return self.hear_conf(result);
-        }
-        let first = !self.has_plan;
-        let answer = match result {
-            // Whatever kept the planner from a plan, or that it was ended for this: nobody needs one any more.
-            _ if self.supervisor.is_shutting_down() => Err(vec!["hob is stopping".to_owned()]),
-            Ok(mut plan) => {
-                self.disabled.apply(&mut plan.specs);
-                self.predecessors.clear();
-                let count = plan.specs.len();
-                self.take_relayed(&plan);
-                self.has_plan = true;
-                self.deployed = self.deployed_next;
-                self.feed(Event::Plan(plan));
-                self.tidy_at = Some(now() + TIDY_AFTER);
-                let count = format!("{count} process{}", if count == 1 { "" } else { "es" });
-                self.manager.say(&format!("READY=1\nSTATUS={count}"));
-                Ok(count)
-            }
-            Err(refusal) => {
-                // Said plainly, without a log prefix: it is what the person who typed the command waits for.
-                for error in &refusal.errors {
-                    messages::say(&format!("hob: {error}"));
-                }
-                if first && self.reload_tickets.is_empty() {
-                    self.exit_status = refusal.status;
-                    self.begin_shutdown();
-                } else {
-                    self.manager.say("READY=1\nSTATUS=the configuration was refused, nothing changed");
-                }
-                Err(refusal.errors)
-            }
-        };
-        self.deployed_next = self.deployed;
-        self.answer_reload(&answer);
-        if let Some(ReloadAfter { tickets, deployed }) = self.reload_after.take() {
-            self.reload_tickets = tickets;
-            self.deployed_next = deployed.unwrap_or(self.deployed);
-            if let Err(why) = self.plan(true) {
-                self.answer_reload(&Err(vec![format!("cannot reload: {why}")]));
-            }
-        }
-    }
-
-    fn answer_reload(&mut self, answer: &Result<String, Vec<String>>) {
-        for ticket in std::mem::take(&mut self.reload_tickets) {
-            self.with_control(|control, daemon| control.reload_done(ticket, answer.clone(), daemon));
-        }
     }
 
     fn hear_notify(&mut self, id: ProcessId) {

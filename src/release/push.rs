@@ -224,7 +224,9 @@ impl Work {
             Asked::Destroy(_) | Asked::Artifact { .. } => None,
         };
         let told = what.map(|what| format!("{what}: {}", self.what_serves(status)));
-        let errors: Vec<String> = refused.errors.iter().cloned().chain(told).collect();
+        let mut errors: Vec<String> = refused.errors.iter().cloned().chain(told).collect();
+        // A hob that is gone says the same to every step.
+        errors.dedup();
         report.end(status, &errors, Vec::new());
         status
     }

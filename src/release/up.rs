@@ -12,7 +12,7 @@ use super::prepare::{Refused, Source};
 use super::script::describe;
 use super::store::remove;
 use crate::config::{self, Placement, Service, Settings};
-use crate::sys::fd;
+use crate::sys::{fd, process, sigwait};
 
 /// Builds a tree and places its instances. The settings are changed so that everything stays in the state directory:
 /// ports, logs unless a place was `given` for them, and the socket if another hob has the usual one.
@@ -33,9 +33,11 @@ pub fn build(dir: &Path, given: &Given, settings: &mut Settings) -> Result<Sourc
         settings.socket = folder.join("hob.sock");
         say(&format!("hob status and the like find this one with HOB_SOCKET={}", settings.socket.display()));
     }
+    let mut old = Vec::new();
     for service in &tree.stack.services {
-        renew(&folder.join(&service.name)).map_err(one)?;
+        old.extend(renew(&folder.join(&service.name)).map_err(one)?);
     }
+    discard(old);
     let built = build::build(&tree, |service| folder.join(service), settings)?;
     let mut placements = Vec::new();
     for Built { service, home } in built {
@@ -88,8 +90,8 @@ fn living(folder: &Path) -> Option<i32> {
 }
 
 /// Puts a home that has been run back to what its last build made: a run changes `~/data` alone for good, which waits
-/// beside it. The first instance runs where it was built, since paths may be baked into it.
-fn renew(home: &Path) -> Result<(), String> {
+/// beside it. The first instance runs where it was built, since paths may be baked into it. The result is what can go.
+fn renew(home: &Path) -> Result<Option<PathBuf>, String> {
     let (built, old, data) = (beside(home, ".built"), beside(home, ".old"), beside(home, ".data"));
     let put_aside = |from: &Path| -> io::Result<()> {
         // In a home that was built and has not run since, it is the builder's.
@@ -106,13 +108,27 @@ fn renew(home: &Path) -> Result<(), String> {
             }
             fs::rename(&built, home)?;
             put_aside(&old)?;
-            remove(&old)?;
         } else if home.join("environment.json").exists() {
             put_aside(home)?;
         }
         Ok(())
     };
-    renew().map_err(|e| format!("cannot put back {}: {}", home.display(), describe(&e)))
+    renew().map_err(|e| format!("cannot put back {}: {}", home.display(), describe(&e)))?;
+    Ok(old.exists().then_some(old))
+}
+
+/// Removes homes while the build is under way: many files on a busy disk take a while. What is left of them when hob
+/// ends goes the next time.
+fn discard(homes: Vec<PathBuf>) {
+    if homes.is_empty() {
+        return;
+    }
+    let _ = process::fork(|| {
+        sigwait::die_with_parent();
+        process::set_name("hob tidy");
+        homes.iter().for_each(|home| drop(remove(home)));
+        0
+    });
 }
 
 /// Keeps a copy of what a build has made, for the next one and for more instances.
@@ -255,11 +271,12 @@ mod tests {
                     fs::write(home.join("environment.json"), "").expect("written");
                 }
             }
-            renew(&dir.path().join("www")).expect("renewed");
+            let old = renew(&dir.path().join("www")).expect("renewed");
             assert_eq!(fs::read_to_string(dir.path().join("www.data/of")).expect("kept"), "live", "{state:?}");
             let of = fs::read_to_string(dir.path().join("www/data/of")).unwrap_or_default();
             assert_eq!(of, if state.len() > 1 { "builders" } else { "" }, "{state:?}");
-            assert!(!dir.path().join("www.old").exists() && !dir.path().join("www.built").exists(), "{state:?}");
+            assert!(!dir.path().join("www.built").exists(), "{state:?}");
+            assert_eq!(old.is_some(), dir.path().join("www.old").exists(), "{state:?}");
         }
     }
 

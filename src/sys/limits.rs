@@ -81,11 +81,11 @@ pub fn set_umask(mask: u32) -> u32 {
 }
 
 /// Takes a umask by which another user reaches what root makes for him (`UMask=0077` in a unit would shut him out of his
-/// own home), and by which nobody else may write to anything. That of an ordinary user only gets stricter.
+/// own home), and by which nobody else may write to anything. An ordinary user may keep others out, but not himself.
 pub fn usual_umask(is_root: bool) {
     let before = set_umask(0o022);
     if !is_root {
-        set_umask(before | 0o022);
+        set_umask(before & 0o077 | 0o022);
     }
     CALLERS_UMASK.get_or_init(|| before);
 }
