@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use crate::config::{self, Conf, Flags, Level, Main, MainLog, Note, Problems, Setting};
 use crate::daemon::{self, Given, Refusal, Roles, mainlog};
 use crate::plan::{Address, LogExtras, LogSpec, MainSettings, OnFull, Plan, Server};
+use crate::sys::socket_unix::reason;
 use crate::sys::{self, process};
 
 /// Whatever the words of the command line say. The result is an exit status; every error of the start is 2.
@@ -134,7 +135,7 @@ fn run(
     sys::limits::set_umask(main.umask);
     if let Some(directory) = &main.directory {
         std::env::set_current_dir(directory)
-            .map_err(|why| vec![format!("can't chdir into {}: {why}", directory.display())])?;
+            .map_err(|why| vec![format!("can't chdir into {}: {}", directory.display(), reason(&why))])?;
     }
     for note in notes {
         match note {
@@ -314,7 +315,7 @@ fn main_log(main: &Main) -> LogSpec {
 fn check_log(spec: &LogSpec) -> Result<(), Vec<String>> {
     if let Some(path) = spec.file().filter(|path| !path.starts_with("/dev") && !path.starts_with("/proc")) {
         let opened = std::fs::OpenOptions::new().append(true).create(true).open(path);
-        opened.map_err(|why| vec![format!("cannot open the log {}: {why}", path.display())])?;
+        opened.map_err(|why| vec![format!("cannot open the log {}: {}", path.display(), reason(&why))])?;
     }
     Ok(())
 }

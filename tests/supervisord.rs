@@ -243,3 +243,18 @@ fn a_follower_too_many_is_told_so() {
         followers.push(reader);
     }
 }
+
+#[test]
+fn what_is_no_file_among_the_included_ones_is_passed_over() {
+    let dir = tempfile::tempdir().expect("a folder");
+    fs::create_dir_all(dir.path().join("conf.d/sub.conf")).expect("new");
+    std::os::unix::fs::symlink("/no/such", dir.path().join("conf.d/gone.conf")).expect("new");
+    fs::write(dir.path().join("conf.d/a.conf"), CAT).expect("written");
+    write_conf(dir.path(), "[include]\nfiles=conf.d/*.conf\n");
+    let links = links();
+    let mut command = Command::new(links.path().join("supervisord"));
+    let out = command.arg("--test").arg("-c").arg(dir.path().join("s.conf")).output().expect("runs");
+    let text = String::from_utf8_lossy(&out.stdout) + String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success() && text.contains("good, 1 processes"), "{text}");
+    assert!(text.contains("conf.d/sub.conf is no file and not included"), "{text}");
+}

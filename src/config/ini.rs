@@ -118,7 +118,11 @@ impl Section {
 pub fn read(path: &Path) -> Result<Ini, String> {
     let mut bytes = Vec::new();
     let file = File::open(path).and_then(|file| file.take(BYTES + 1).read_to_end(&mut bytes));
-    file.map_err(|why| format!("could not read config file {}: {why}", path.display()))?;
+    file.map_err(|why| {
+        let why = why.to_string();
+        let (why, _) = why.split_once(" (os error").unwrap_or((&why, ""));
+        format!("could not read config file {}: {why}", path.display())
+    })?;
     if bytes.len() as u64 > BYTES {
         return Err(format!("could not read config file {}: it is larger than 8 MiB", path.display()));
     }

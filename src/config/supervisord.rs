@@ -252,6 +252,11 @@ impl Reader {
                 self.notes.push(Note::Warning(format!("No file matches via include \"{}\"", pattern.display())));
             }
             for path in matches {
+                // supervisord passes over what it cannot read; of these nothing is missed.
+                if !path.is_file() {
+                    self.notes.push(Note::Warning(format!("{} is no file and not included", path.display())));
+                    continue;
+                }
                 if self.root && is_writable_by_others(&path) {
                     let why = format!("{} can be written by others than root", path.display());
                     self.notes.push(Note::Warning(why));

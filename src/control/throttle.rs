@@ -120,7 +120,7 @@ fn network(peer: IpAddr) -> IpAddr {
 }
 
 const FIRST: Duration = Duration::from_millis(250);
-const LONGEST: Duration = Duration::from_secs(8);
+const LONGEST: Duration = Duration::from_secs(4);
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(600);
 const PEERS_MAX: usize = 1024;
 const HELD_OF_ONE: usize = 8;
@@ -147,7 +147,7 @@ mod tests {
         let mut throttle = Throttle::default();
         let request = Request::default();
         let mut now = at(0);
-        for wait in [250, 500, 1000, 2000, 4000, 8000, 8000] {
+        for wait in [250, 500, 1000, 2000, 4000, 4000] {
             assert_eq!(throttle.turn(peer(1), client(1), &request, now), Turn::Now);
             throttle.failed(peer(1), client(1), now);
             assert_eq!(throttle.next_deadline(), Some(now + Duration::from_millis(wait)));

@@ -131,11 +131,20 @@ impl Launch<'_> {
             ("chdir", _) => format!("chdir to {}", self.spec.directory.display()),
             ("exec", CommandKind::Words(words)) => format!("exec {}", words.first().map_or("", String::as_str)),
             (stage, _) => match &self.spec.user {
+                // The groups are part of that to supervisord, and who is not root may have no other user.
+                Some(user) if stage.starts_with("set") && errno == Errno::EPERM => {
+                    return self
+                        .complain_that(&format!("setuid to {}: Can't drop privilege as nonroot user", user.uid));
+                }
                 Some(user) => format!("{stage} to {}", user.uid),
                 None => stage.to_owned(),
             },
         };
-        let text = format!("supervisor: couldn't {what}: {errno:?}\nsupervisor: child process was not spawned\n");
+        self.complain_that(&format!("{what}: {errno:?}"));
+    }
+
+    fn complain_that(&self, what: &str) {
+        let text = format!("supervisor: couldn't {what}\nsupervisor: child process was not spawned\n");
         let _ = io::Write::write_all(&mut io::stderr(), text.as_bytes());
     }
 
