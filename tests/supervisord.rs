@@ -142,8 +142,12 @@ fn idle_listeners_cost_no_tick_unless_they_ask_for_one() {
         let count = text.lines().find_map(|l| l.strip_prefix("voluntary_ctxt_switches:")?.trim().parse::<u64>().ok());
         count.expect("a number")
     };
-    // What the last command has set in motion is over.
-    std::thread::sleep(std::time::Duration::from_millis(500));
+    // What the last command has set in motion is over, and the memory of the start is given back.
+    wait_for("a second of rest", || {
+        let before = switches();
+        std::thread::sleep(std::time::Duration::from_secs(1));
+        (switches() == before).then_some(())
+    });
     let before = switches();
     std::thread::sleep(std::time::Duration::from_secs(3));
     assert_eq!(switches(), before, "nothing happens, so nothing wakes it");

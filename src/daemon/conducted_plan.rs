@@ -6,7 +6,7 @@ use super::auto_logs::{name_logs, unnamed};
 use super::conductor::Purpose;
 use super::mainlog::CRITICAL;
 use super::planner::{Planner, Refusal};
-use super::{Daemon, TIDY_AFTER, now};
+use super::{Daemon, now};
 use crate::control::{Done, GroupError, Host, Ticket};
 use crate::plan::{Group, Name, Plan, Spec};
 use crate::supervisor::Process;
@@ -53,7 +53,7 @@ impl Daemon {
     pub fn hear_conf(&mut self, result: Result<Plan, Refusal>) {
         self.have_read(result);
         self.read_for_first_purpose();
-        self.tidy_at = Some(now() + TIDY_AFTER);
+        self.tidy_soon();
     }
 
     fn have_read(&mut self, result: Result<Plan, Refusal>) {

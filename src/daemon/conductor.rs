@@ -16,7 +16,7 @@ use super::auto_logs::name_logs;
 use super::mainlog::{self, CRITICAL};
 use super::predecessor::{end_leftovers, named};
 use super::stdio::Stdio;
-use super::{Daemon, TIDY_AFTER, now};
+use super::{Daemon, now};
 use crate::control::{Done, Ticket};
 use crate::daemon::logs::News;
 use crate::logger::protocol::Said;
@@ -174,7 +174,7 @@ impl Daemon {
 
     /// Runs a whole plan.
     fn activate(&mut self, mut plan: Plan) {
-        self.tidy_at = Some(now() + TIDY_AFTER);
+        self.tidy_soon();
         let Some(mut conductor) = self.conductor.take() else { return };
         let groups = plan.supervisord.as_ref().map(|own| own.groups.clone()).unwrap_or_default();
         name_logs(&mut plan.specs, plan.supervisord.as_deref(), &self.supervisor);

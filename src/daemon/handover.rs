@@ -204,7 +204,7 @@ impl Daemon {
         for id in &ids {
             self.mind_memory(*id);
         }
-        self.tidy_at = Some(now() + super::TIDY_AFTER);
+        self.tidy_soon();
         log::info!("hob {} goes on with {} processes", env!("CARGO_PKG_VERSION"), ids.len());
         self.manager.say(&format!("READY=1\nSTATUS={} processes", ids.len()));
     }

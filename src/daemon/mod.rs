@@ -160,6 +160,7 @@ struct Daemon {
     ending: Ending,
     /// When to give back the memory that a plan has taken.
     tidy_at: Option<Time>,
+    wants_tidy: bool,
     is_logger_tidy: bool,
     /// When to look at the memory of those that have a limit.
     memory_at: Option<Time>,
@@ -239,6 +240,7 @@ impl Daemon {
             fetches: Fetches::default(),
             ending: Ending::NotYet,
             tidy_at: None,
+            wants_tidy: false,
             is_logger_tidy: false,
             memory_at: None,
             disabled: rest.disabled,
@@ -346,13 +348,19 @@ impl Daemon {
         Ok(self.exit_status)
     }
 
+    /// A plan has come.
+    fn tidy_soon(&mut self) {
+        (self.tidy_at, self.wants_tidy) = (Some(now() + TIDY_AFTER), true);
+    }
+
     /// Whether a plan has come to rest, so that the memory can be given back that reading it and starting everything took.
     fn is_tidy_time(&mut self, now: Time) -> bool {
         if self.tidy_at.is_none_or(|at| at > now) {
             return false;
         }
         if self.supervisor.processes().any(|process| process.phase() == Phase::Starting) {
-            self.tidy_at = Some(now + TIDY_AFTER);
+            // Its next change tells when to look again.
+            self.tidy_at = None;
             return false;
         }
         // The logger first: that it has heard of it wakes this loop.
@@ -360,6 +368,7 @@ impl Daemon {
         if self.is_logger_tidy {
             self.logs.tidy();
         }
+        self.wants_tidy = self.is_logger_tidy;
         self.tidy_at = self.is_logger_tidy.then(|| now + TIDY_PAUSE);
         self.tidy_at.is_none()
     }
@@ -495,6 +504,9 @@ impl Daemon {
         if change.to == Phase::Starting {
             self.mind_memory(change.id);
         }
+        if self.wants_tidy && self.tidy_at.is_none() && change.from == Phase::Starting {
+            self.tidy_at = Some(now() + TIDY_PAUSE);
+        }
         if !self.tell_of_conducted(change) {
             log::log!(level, "{}: {} {}", change.name, change.to, change.why);
         }
@@ -514,8 +526,8 @@ impl Daemon {
 /// epoll counts milliseconds in an int: what is due in 25 days or more would be due never.
 const LONGEST_SLEEP: Duration = Duration::from_secs(24 * 3600);
 
-/// How long after a plan its memory is given back: by then most of what it starts has started.
-const TIDY_AFTER: Duration = Duration::from_secs(2);
+/// How long after a plan its memory is given back, unless something is still starting.
+const TIDY_AFTER: Duration = Duration::from_millis(500);
 const TIDY_PAUSE: Duration = Duration::from_millis(100);
 
 /// Nothing outlives a PID 1. A supervisord has a folder beside its pid file. No folder to write to is no reason not to

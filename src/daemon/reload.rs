@@ -3,7 +3,7 @@
 use std::io;
 
 use super::planner::{Planner, Wanted};
-use super::{Daemon, PLANNER, TIDY_AFTER, messages, now};
+use super::{Daemon, PLANNER, messages};
 use crate::control::{Host, Ticket};
 use crate::supervisor::event::Event;
 use crate::sys;
@@ -58,7 +58,7 @@ impl Daemon {
                 self.has_plan = true;
                 self.deployed = self.deployed_next;
                 self.feed(Event::Plan(plan));
-                self.tidy_at = Some(now() + TIDY_AFTER);
+                self.tidy_soon();
                 let count = format!("{count} process{}", if count == 1 { "" } else { "es" });
                 self.manager.say(&format!("READY=1\nSTATUS={count}"));
                 Ok(count)
