@@ -158,10 +158,7 @@ struct Daemon {
     far_off: Vec<Stat>,
     fetches: Fetches,
     ending: Ending,
-    /// When to give back the memory that a plan has taken.
-    tidy_at: Option<Time>,
-    wants_tidy: bool,
-    is_logger_tidy: bool,
+    tidy: Tidy,
     /// When to look at the memory of those that have a limit.
     memory_at: Option<Time>,
     disabled: Disabled,
@@ -185,6 +182,26 @@ struct Daemon {
     exit_status: i32,
     /// Actions that were fetched early, so that decisions come one after the other.
     decided: VecDeque<Action>,
+}
+
+/// When the memory is given back that a plan has taken.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Tidy {
+    Done,
+    At(Time),
+    /// Something is still starting; its next change tells when to look again.
+    OnceStarted,
+    /// The logger goes first: that it has heard of it wakes this loop.
+    AfterLogger(Time),
+}
+
+impl Tidy {
+    fn deadline(self) -> Option<Time> {
+        match self {
+            Tidy::At(at) | Tidy::AfterLogger(at) => Some(at),
+            Tidy::Done | Tidy::OnceStarted => None,
+        }
+    }
 }
 
 const SIGNALS: Token = Token(0);
@@ -239,9 +256,7 @@ impl Daemon {
             far_off: Vec::new(),
             fetches: Fetches::default(),
             ending: Ending::NotYet,
-            tidy_at: None,
-            wants_tidy: false,
-            is_logger_tidy: false,
+            tidy: Tidy::Done,
             memory_at: None,
             disabled: rest.disabled,
             born: rest.born,
@@ -350,27 +365,23 @@ impl Daemon {
 
     /// A plan has come.
     fn tidy_soon(&mut self) {
-        (self.tidy_at, self.wants_tidy) = (Some(now() + TIDY_AFTER), true);
+        self.tidy = Tidy::At(now() + TIDY_AFTER);
     }
 
     /// Whether a plan has come to rest, so that the memory can be given back that reading it and starting everything took.
     fn is_tidy_time(&mut self, now: Time) -> bool {
-        if self.tidy_at.is_none_or(|at| at > now) {
-            return false;
+        let is_over = matches!(self.tidy, Tidy::AfterLogger(at) if at <= now);
+        if is_over {
+            self.tidy = Tidy::Done;
+        } else if matches!(self.tidy, Tidy::At(at) if at <= now) {
+            self.tidy = if self.supervisor.processes().any(|process| process.phase() == Phase::Starting) {
+                Tidy::OnceStarted
+            } else {
+                self.logs.tidy();
+                Tidy::AfterLogger(now + TIDY_PAUSE)
+            };
         }
-        if self.supervisor.processes().any(|process| process.phase() == Phase::Starting) {
-            // Its next change tells when to look again.
-            self.tidy_at = None;
-            return false;
-        }
-        // The logger first: that it has heard of it wakes this loop.
-        self.is_logger_tidy = !self.is_logger_tidy;
-        if self.is_logger_tidy {
-            self.logs.tidy();
-        }
-        self.wants_tidy = self.is_logger_tidy;
-        self.tidy_at = self.is_logger_tidy.then(|| now + TIDY_PAUSE);
-        self.tidy_at.is_none()
+        is_over
     }
 
     fn until_next_deadline(&self) -> Option<Duration> {
@@ -384,7 +395,7 @@ impl Daemon {
             self.control.as_deref().and_then(Control::next_deadline),
             self.manager.next_deadline(),
             self.logs.restart_at(),
-            self.tidy_at,
+            self.tidy.deadline(),
             self.memory_at,
             self.conductor_deadline(),
             self.fetches.next_deadline(),
@@ -504,8 +515,8 @@ impl Daemon {
         if change.to == Phase::Starting {
             self.mind_memory(change.id);
         }
-        if self.wants_tidy && self.tidy_at.is_none() && change.from == Phase::Starting {
-            self.tidy_at = Some(now() + TIDY_PAUSE);
+        if self.tidy == Tidy::OnceStarted && change.from == Phase::Starting {
+            self.tidy = Tidy::At(now() + TIDY_PAUSE);
         }
         if !self.tell_of_conducted(change) {
             log::log!(level, "{}: {} {}", change.name, change.to, change.why);
